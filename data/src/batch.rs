@@ -1,0 +1,63 @@
+//! What a training step draws, and what it gets.
+
+use serde::{Deserialize, Serialize};
+
+/// Which pictures a draw takes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Part {
+    /// Those with a label to train on.
+    Labeled,
+    /// Those without.
+    Unlabeled,
+    /// Both, labels not to be looked at.
+    All,
+}
+
+/// How a view of a picture is made; see `augment`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Augment {
+    /// The picture itself.
+    None,
+    /// Flip and shift.
+    Weak,
+    /// RandAugment as FixMatch has it, then cutout, on top of the weak view's flip and shift.
+    Strong,
+    /// SimCLR's: resized crop, flip, color jitter, gray.
+    SimClr,
+}
+
+/// `count` pictures of `part` per step, each seen through every one of `views`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Draw {
+    /// Where from.
+    pub part: Part,
+    /// How many pictures a step.
+    pub count: usize,
+    /// The views, in order.
+    pub views: Vec<Augment>,
+}
+
+/// The pictures of one draw.
+#[derive(Clone, Debug)]
+pub struct Drawn {
+    /// Index of each picture in `dataset.train`: stable over the whole run, for banks and cached teacher answers.
+    pub ids: Vec<u32>,
+    /// Class of each picture; [`Drawn::NO_LABEL`] outside [`Part::Labeled`].
+    pub labels: Vec<u32>,
+    /// One buffer per view: `[count, height, width, channels]`.
+    pub views: Vec<Vec<u8>>,
+}
+
+impl Drawn {
+    /// Label of a picture whose label is not to be used.
+    pub const NO_LABEL: u32 = u32::MAX;
+}
+
+/// One training step's pictures: one [`Drawn`] per [`Draw`].
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// Which step it is for; the same step always holds the same bytes.
+    pub step: u64,
+    /// In the order of the draws.
+    pub draws: Vec<Drawn>,
+}

@@ -1,0 +1,16 @@
+//! What a network is: a [`Graph`] of named nodes, the zoo of architectures that build one, the weights that fill it,
+//! by torchvision's names, and the manifest that travels with them.
+//!
+//! Nothing here does arithmetic on tensors, reads a picture or knows a training method: a graph is data, which the
+//! engine runs, the ONNX writer writes and the cost counter counts.
+#![forbid(unsafe_code)]
+
+pub mod graph;
+pub mod task;
+pub mod weights;
+
+pub use graph::{
+    Activation, BatchNorm, Conv2d, Graph, GraphError, Init, Linear, Node, NodeId, Op, Parameter, Pool2d, Role, Shape,
+};
+pub use task::{Stem, Task};
+pub use weights::{Array, Weights};
