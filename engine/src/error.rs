@@ -12,7 +12,9 @@ pub enum EngineError {
         reason: String,
     },
     /// Weights that do not fit the graph.
-    #[error("weights do not fit the network: missing [{missing}], unexpected [{unexpected}], of another shape [{reshaped}]")]
+    #[error(
+        "weights do not fit the network: missing [{missing}], unexpected [{unexpected}], of another shape [{reshaped}]"
+    )]
     Weights {
         /// Names that the graph has and the weights lack.
         missing: String,

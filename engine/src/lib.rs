@@ -7,11 +7,14 @@
 //! Never here: image files, training methods, printing.
 #![allow(unsafe_code)] // kernels; every block gives its reason
 
+mod buffer;
 mod error;
 mod model;
 #[cfg(feature = "candle")]
 mod net;
+mod random;
 mod runtime;
+mod theta;
 
 pub use error::EngineError;
 pub use model::{Images, Model};

@@ -1,8 +1,12 @@
 //! A network in training: theta, gradient, moments and statistics, and the candle op that runs it.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use candle_core::Tensor;
 use models::{Array, Graph, Weights};
 
+use crate::buffer::Buffer;
+use crate::theta::{FlatOrders, Table, initial_weights};
 use crate::{Result, Runtime};
 
 /// What a backward pass is to reach.
@@ -111,7 +115,16 @@ pub struct Step<'a> {
 /// A network in training. All methods take `&self`: the buffers live behind a lock, since candle's op shares them.
 #[derive(Debug)]
 pub struct Net {
-    graph: std::sync::Arc<Graph>,
+    graph: Arc<Graph>,
+    table: Table,
+    state: Mutex<State>,
+}
+
+/// The vectors of a network, all in the table's layout.
+#[derive(Debug)]
+struct State {
+    theta: Buffer,
+    statistics: Buffer,
 }
 
 impl Net {
@@ -120,8 +133,12 @@ impl Net {
     /// # Errors
     /// [`crate::EngineError`] if the graph cannot be planned.
     pub fn new(graph: Graph, runtime: &Runtime, seed: u64) -> Result<Self> {
-        let _ = (runtime, seed);
-        Ok(Self { graph: std::sync::Arc::new(graph) })
+        let _ = runtime;
+        let table = Table::new(&graph, &FlatOrders::of(&graph));
+        let (theta, statistics) = (Buffer::zeros(table.theta_length), Buffer::zeros(table.statistics_length));
+        let net = Self { graph: Arc::new(graph), table, state: Mutex::new(State { theta, statistics }) };
+        net.load(&initial_weights(&net.graph, seed))?;
+        Ok(net)
     }
 
     /// The graph.
@@ -134,13 +151,21 @@ impl Net {
     /// # Errors
     /// [`crate::EngineError::Weights`] listing what is missing, extra or of another shape; nothing has changed then.
     pub fn load(&self, weights: &Weights) -> Result<()> {
-        let _ = weights;
-        unimplemented!()
+        self.table.check(weights)?;
+        let state = &mut *self.state();
+        self.table.pack(weights, &mut state.theta, &mut state.statistics);
+        Ok(())
     }
 
     /// Parameters and running statistics by name, in torch's layout.
     pub fn weights(&self) -> Weights {
-        unimplemented!()
+        let state = self.state();
+        self.table.unpack(&state.theta, &state.statistics)
+    }
+
+    /// The vectors; a thread that panicked while it held them left them as they were.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Copies parameters and statistics of a network of the same graph.

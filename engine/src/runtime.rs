@@ -23,7 +23,11 @@ impl FromStr for Device {
             "cuda" => Ok(Device::Cuda(0)),
             other => {
                 let index = other.strip_prefix("cuda:").and_then(|index| index.parse().ok());
-                let unknown = || EngineError::Unknown { kind: "device", name: name.into(), known: "cpu, cuda, cuda:N".into() };
+                let unknown = || EngineError::Unknown {
+                    kind: "device",
+                    name: name.into(),
+                    known: "cpu, cuda, cuda:N".into(),
+                };
                 index.map(Device::Cuda).ok_or_else(unknown)
             }
         }
@@ -43,7 +47,7 @@ impl Runtime {
     /// [`EngineError::Device`] if this build or machine lacks the device.
     pub fn new(device: Device, threads: usize) -> Result<Self> {
         match device {
-            Device::Cpu => Ok(Self { threads: threads.max(1) }),
+            Device::Cpu => Ok(Self { threads: if threads == 0 { cores() } else { threads } }),
             Device::Cuda(_) => Err(EngineError::Device {
                 device: "cuda".into(),
                 reason: "this build has no CUDA support; use --device cpu".into(),
@@ -60,4 +64,8 @@ impl Runtime {
     pub fn isa(&self) -> &'static str {
         "portable"
     }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
