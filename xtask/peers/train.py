@@ -1,0 +1,71 @@
+"""PyTorch's side of `cargo xtask peers`: pictures per second of training steps on a batch in memory.
+
+Arguments: architecture, picture size, batch, threads, steps. Reads a mode per line (eager, channels_last, compile) and
+answers each with a figure: forward + cross-entropy + backward + SGD with Nesterov momentum, float32, 10 classes.
+Needs torch and torchvision.
+"""
+import sys
+import time
+
+import torch
+import torchvision
+
+ARCHS = {
+    "mobilenet-v3-large": "mobilenet_v3_large",
+    "mobilenet-v3-small": "mobilenet_v3_small",
+    "efficientnet-b0": "efficientnet_b0",
+    "resnet18": "resnet18",
+    "resnet50": "resnet50",
+}
+
+
+def small_cnn_3(size, channels=1, classes=10):
+    layers, width = [], channels
+    for out in (32, 64, 128):
+        layers += [torch.nn.Conv2d(width, out, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2)]
+        width = out
+    side = size // 8
+    layers += [torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(128 * side * side, 128), torch.nn.ReLU()]
+    return torch.nn.Sequential(*layers, torch.nn.Linear(128, classes))
+
+
+class Side:
+    """One network in one mode, with its optimizer and its batch."""
+
+    def __init__(self, arch, size, batch, mode):
+        torch.manual_seed(0)
+        gray = arch == "small-cnn-3"
+        network = small_cnn_3(size) if gray else getattr(torchvision.models, ARCHS[arch])(num_classes=10)
+        self.images = torch.rand(batch, 1 if gray else 3, size, size)
+        self.labels = torch.randint(0, 10, (batch,))
+        if mode != "eager":
+            network = network.to(memory_format=torch.channels_last)
+            self.images = self.images.to(memory_format=torch.channels_last)
+        self.optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
+        self.network = torch.compile(network) if mode == "compile" else network
+        self.network.train()
+
+    def step(self):
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.nn.functional.cross_entropy(self.network(self.images), self.labels).backward()
+        self.optimizer.step()
+
+
+def main():
+    arch, size, batch, threads, steps = sys.argv[1], *map(int, sys.argv[2:6])
+    torch.set_num_threads(threads)
+    torch.set_num_interop_threads(1)
+    sides = {}
+    for line in sys.stdin:
+        mode = line.strip()
+        if mode not in sides:
+            sides[mode] = Side(arch, size, batch, mode)
+            for _ in range(3):
+                sides[mode].step()
+        start = time.perf_counter()
+        for _ in range(steps):
+            sides[mode].step()
+        print(batch * steps / (time.perf_counter() - start), flush=True)
+
+
+main()
