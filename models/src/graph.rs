@@ -69,8 +69,8 @@ impl fmt::Display for Shape {
 /// How a weight starts. Biases start at zero unless the weight's entry says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Init {
-    /// Normal with variance `2 / (out_channels * kernel area / groups)`: torchvision's for its convolutions
-    /// (`kaiming_normal_`, mode `fan_out`).
+    /// Normal with variance `2 / (out_channels * kernel area)`: torchvision's for its convolutions
+    /// (`kaiming_normal_`, mode `fan_out`). PyTorch does not divide by the groups, so neither does this.
     KaimingFanOut,
     /// Uniform within `sqrt(6 / ((1 + a^2) * fan_in))`, `a = sqrt(5)`, and the bias uniform within
     /// `1 / sqrt(fan_in)`: PyTorch's own default for convolutions and linear layers.
@@ -81,6 +81,44 @@ pub enum Init {
     Uniform(f32),
     /// Glorot's normal: variance `2 / (fan_in + fan_out)`.
     GlorotNormal,
+}
+
+/// What a weight's or bias's first values are drawn from; the mean is zero.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Distribution {
+    /// Normal with this standard deviation.
+    Normal(f64),
+    /// Uniform within plus and minus this bound; 0 means zeros.
+    Uniform(f64),
+}
+
+impl Init {
+    /// The distribution of a weight of `shape` (`[out, in / groups, kernel, kernel]` or `[out, in]`).
+    pub fn weight(self, shape: &[usize]) -> Distribution {
+        let (fan_in, fan_out) = fans(shape);
+        match self {
+            Init::KaimingFanOut => Distribution::Normal((2.0 / fan_out).sqrt()),
+            Init::TorchDefault => Distribution::Uniform(1.0 / fan_in.sqrt()), // sqrt(6 / ((1 + 5) * fan_in))
+            Init::Normal(deviation) => Distribution::Normal(f64::from(deviation)),
+            Init::Uniform(bound) => Distribution::Uniform(f64::from(bound)),
+            Init::GlorotNormal => Distribution::Normal((2.0 / (fan_in + fan_out)).sqrt()),
+        }
+    }
+
+    /// The distribution of the bias beside a weight of `shape`.
+    pub fn bias(self, shape: &[usize]) -> Distribution {
+        match self {
+            Init::TorchDefault => Distribution::Uniform(1.0 / fans(shape).0.sqrt()),
+            _ => Distribution::Uniform(0.0),
+        }
+    }
+}
+
+/// Fan-in and fan-out of a weight as `torch.nn.init` counts them, at least 1.
+fn fans(shape: &[usize]) -> (f64, f64) {
+    let area: usize = shape.iter().skip(2).product();
+    let fan = |axis: usize| (shape.get(axis).copied().unwrap_or(1) * area).max(1) as f64;
+    (fan(1), fan(0))
 }
 
 /// A 2-d convolution with zero padding; weights `[out, in / groups, kernel, kernel]`.
@@ -565,7 +603,13 @@ impl Graph {
 /// Shorthands, one per operation, for zoo entries and heads. Each fails as [`Graph::add`] does.
 impl Graph {
     /// Appends [`Op::Normalize`].
-    pub fn normalize(&mut self, name: &str, x: NodeId, mean: &[f32], std: &[f32]) -> Result<NodeId, GraphError> {
+    pub fn normalize(
+        &mut self,
+        name: &str,
+        x: NodeId,
+        mean: &[f32],
+        std: &[f32],
+    ) -> Result<NodeId, GraphError> {
         self.add(name, Op::Normalize { mean: mean.to_vec(), std: std.to_vec() }, &[x])
     }
 
@@ -575,7 +619,12 @@ impl Graph {
     }
 
     /// Appends [`Op::BatchNorm`].
-    pub fn batch_norm(&mut self, name: impl Into<String>, x: NodeId, norm: BatchNorm) -> Result<NodeId, GraphError> {
+    pub fn batch_norm(
+        &mut self,
+        name: impl Into<String>,
+        x: NodeId,
+        norm: BatchNorm,
+    ) -> Result<NodeId, GraphError> {
         self.add(name, Op::BatchNorm(norm), &[x])
     }
 
@@ -590,7 +639,12 @@ impl Graph {
     }
 
     /// Appends [`Op::Linear`].
-    pub fn linear(&mut self, name: impl Into<String>, x: NodeId, linear: Linear) -> Result<NodeId, GraphError> {
+    pub fn linear(
+        &mut self,
+        name: impl Into<String>,
+        x: NodeId,
+        linear: Linear,
+    ) -> Result<NodeId, GraphError> {
         self.add(name, Op::Linear(linear), &[x])
     }
 
@@ -600,7 +654,12 @@ impl Graph {
     }
 
     /// Appends [`Op::Mul`]: `map` scaled by `gate`.
-    pub fn scale(&mut self, name: impl Into<String>, map: NodeId, gate: NodeId) -> Result<NodeId, GraphError> {
+    pub fn scale(
+        &mut self,
+        name: impl Into<String>,
+        map: NodeId,
+        gate: NodeId,
+    ) -> Result<NodeId, GraphError> {
         self.add(name, Op::Mul, &[map, gate])
     }
 }
@@ -642,9 +701,14 @@ fn infer(op: &Op, inputs: &[Shape]) -> Result<Shape, Mismatch> {
         Op::Add => Err(("two values of one shape".into(), format!("{} and {}", inputs[0], inputs[1]))),
         Op::Mul => {
             let gate = Shape::Map { channels: inputs[0].channels(), height: 1, width: 1 };
-            let fits = inputs[0] == inputs[1] || (matches!(inputs[0], Shape::Map { .. }) && inputs[1] == gate);
+            let fits =
+                inputs[0] == inputs[1] || (matches!(inputs[0], Shape::Map { .. }) && inputs[1] == gate);
             let found = || format!("{} and {}", inputs[0], inputs[1]);
-            if fits { Ok(inputs[0]) } else { Err(("one shape, or a map and its [c, 1, 1] gate".into(), found())) }
+            if fits {
+                Ok(inputs[0])
+            } else {
+                Err(("one shape, or a map and its [c, 1, 1] gate".into(), found()))
+            }
         }
     }
 }
@@ -691,7 +755,8 @@ fn windows(
     for axis in 0..2 {
         let padded = spatial[axis] + 2 * padding[axis];
         if kernel[axis] == 0 || stride[axis] == 0 || padded < kernel[axis] {
-            let expected = format!("a window {kernel:?} at stride {stride:?} that fits into the padded input");
+            let expected =
+                format!("a window {kernel:?} at stride {stride:?} that fits into the padded input");
             return Err((expected, format!("{input} padded by {padding:?}")));
         }
         out[axis] = (padded - kernel[axis]) / stride[axis] + 1;
@@ -705,7 +770,8 @@ mod tests {
 
     fn conv_then_linear() -> Graph {
         let mut graph = Graph::new(3, 8, 6);
-        let conv = graph.conv2d("conv", graph.input(), Conv2d::new(4, 3).stride(2).padding(1).bias()).unwrap();
+        let conv =
+            graph.conv2d("conv", graph.input(), Conv2d::new(4, 3).stride(2).padding(1).bias()).unwrap();
         let norm = graph.batch_norm("bn", conv, BatchNorm::default()).unwrap();
         let flat = graph.add("flatten", Op::Flatten, &[norm]).unwrap();
         let logits = graph.linear("fc", flat, Linear::new(5)).unwrap();
@@ -735,17 +801,33 @@ mod tests {
     }
 
     #[test]
+    fn initial_spreads_are_torchs() {
+        // torch.nn.init.kaiming_normal_(empty(8, 1, 3, 3), mode="fan_out"): fan_out = 8 * 9, whatever the groups.
+        assert_eq!(Init::KaimingFanOut.weight(&[8, 1, 3, 3]), Distribution::Normal((2.0f64 / 72.0).sqrt()));
+        assert_eq!(Init::TorchDefault.weight(&[10, 64]), Distribution::Uniform(0.125));
+        assert_eq!(Init::TorchDefault.bias(&[10, 64]), Distribution::Uniform(0.125));
+        assert_eq!(Init::GlorotNormal.weight(&[10, 190]), Distribution::Normal(0.1));
+        assert_eq!(Init::KaimingFanOut.bias(&[8, 1, 3, 3]), Distribution::Uniform(0.0));
+    }
+
+    #[test]
     fn a_wrong_network_names_the_node_and_the_shapes() {
         let mut graph = Graph::new(3, 8, 8);
         let error = graph.conv2d("features.0", graph.input(), Conv2d::new(4, 11)).unwrap_err();
-        assert!(error.to_string().contains("features.0") && error.to_string().contains("[3, 8, 8]"), "{error}");
+        assert!(
+            error.to_string().contains("features.0") && error.to_string().contains("[3, 8, 8]"),
+            "{error}"
+        );
         let error = graph.linear("fc", graph.input(), Linear::new(4)).unwrap_err();
         assert!(error.to_string().contains("flatten first"), "{error}");
         let a = graph.conv2d("a", graph.input(), Conv2d::new(4, 1)).unwrap();
         let error = graph.sum("skip", a, graph.input()).unwrap_err();
         assert!(error.to_string().contains("[4, 8, 8] and [3, 8, 8]"), "{error}");
         assert!(graph.conv2d("a", graph.input(), Conv2d::new(4, 1)).is_err(), "a name was taken twice");
-        assert!(graph.conv2d("g", graph.input(), Conv2d::new(4, 1).groups(3)).is_err(), "4 outputs in 3 groups");
+        assert!(
+            graph.conv2d("g", graph.input(), Conv2d::new(4, 1).groups(3)).is_err(),
+            "4 outputs in 3 groups"
+        );
         assert!(graph.output("logits").unwrap_err().to_string().contains("no output `logits`"));
     }
 }

@@ -6,11 +6,15 @@
 #![forbid(unsafe_code)]
 
 pub mod graph;
+pub mod nearest;
 pub mod task;
 pub mod weights;
+pub mod zoo;
 
 pub use graph::{
-    Activation, BatchNorm, Conv2d, Graph, GraphError, Init, Linear, Node, NodeId, Op, Parameter, Pool2d, Role, Shape,
+    Activation, BatchNorm, Conv2d, Distribution, Graph, GraphError, Init, Linear, Node, NodeId, Op,
+    Parameter, Pool2d, Role, Shape,
 };
 pub use task::{Stem, Task};
 pub use weights::{Array, Weights};
+pub use zoo::{Architecture, ZooError};
