@@ -316,7 +316,7 @@ fn fan(graph: &Graph, parameter: &Parameter) -> Option<Fan> {
         Op::Conv2d(conv) => {
             let area = conv.kernel[0] * conv.kernel[1];
             let inputs = (channels / conv.groups * area) as f32;
-            Some(Fan { inputs, outputs: (conv.out_channels * area / conv.groups) as f32, init: conv.init })
+            Some(Fan { inputs, outputs: (conv.out_channels * area) as f32, init: conv.init })
         }
         Op::Linear(linear) => {
             Some(Fan { inputs: channels as f32, outputs: linear.out_features as f32, init: linear.init })

@@ -677,7 +677,7 @@ fn infer(op: &Op, inputs: &[Shape]) -> Result<Shape, Mismatch> {
                 let found = format!("{} means and {} deviations", mean.len(), std.len());
                 return Err((format!("{channels} means and deviations, one per channel"), found));
             }
-            match std.iter().find(|&&deviation| !(deviation > 0.0)) {
+            match std.iter().find(|&&deviation| deviation.is_nan() || deviation <= 0.0) {
                 Some(deviation) => Err(("positive deviations".into(), deviation.to_string())),
                 None => Ok(shape),
             }

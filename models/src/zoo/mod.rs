@@ -143,7 +143,7 @@ pub enum ZooError {
         /// The picture's width.
         width: usize,
         /// The node at fault.
-        source: GraphError,
+        source: Box<GraphError>,
     },
 }
 
@@ -199,7 +199,7 @@ impl Architecture {
             channels: task.channels,
             height: task.height,
             width: task.width,
-            source,
+            source: Box::new(source),
         })
     }
 }
