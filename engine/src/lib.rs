@@ -9,11 +9,17 @@
 
 mod buffer;
 mod error;
+#[allow(dead_code)] // used as the plan grows
+mod kernels;
 mod model;
 #[cfg(feature = "candle")]
 mod net;
+#[allow(dead_code)] // used as the plan grows
+mod pool;
 mod random;
 mod runtime;
+#[allow(dead_code, unused_imports, unused_macros)] // used as the plan grows
+mod simd;
 mod theta;
 
 pub use error::EngineError;

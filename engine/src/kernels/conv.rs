@@ -1,0 +1,265 @@
+//! Convolution over NHWC f32 maps: forward with bias, residual and activation, and both gradients.
+//!
+//! A linear layer is the 1x1 convolution of 1x1 maps. Which kernel runs is chosen by the shape alone, and sums are
+//! divided by shape alone, so that a result depends neither on the thread count nor on a measurement.
+//!
+//! # Layout of the weights
+//! Depthwise (`groups == in_channels == out_channels > 1`): `[kh][kw][channel]`. All others:
+//! `[group][block of 16 outputs][kh][kw][input of the group][16]`, where the last block of a group is filled up with
+//! zeros. Gradients have the same layout and zeros at the same places, and so have moments, and therefore the filling
+//! stays zero under any optimizer that leaves a parameter without gradient at zero.
+//!
+//! # Working memory
+//! Kernels that need some keep it per thread from call to call, so only the first call of a size allocates.
+//!
+//! Never here: normalization, or knowledge of the plan.
+
+use models::Activation;
+
+use crate::pool::Pool;
+
+mod reference;
+
+/// Outputs in a block of the weight layout.
+pub const BLOCK: usize = 16;
+
+/// Sizes of a convolution. All maps are `[batch][height][width][channels]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConvShape {
+    /// Pictures.
+    pub batch: usize,
+    /// Rows of the input.
+    pub in_height: usize,
+    /// Columns of the input.
+    pub in_width: usize,
+    /// Channels of the input, a multiple of `groups`.
+    pub in_channels: usize,
+    /// Channels of the output, a multiple of `groups`.
+    pub out_channels: usize,
+    /// Rows and columns of the kernel.
+    pub kernel: [usize; 2],
+    /// Step down and right.
+    pub stride: [usize; 2],
+    /// Zeros around the input: above and below, left and right.
+    pub padding: [usize; 2],
+    /// Groups that see no channel of each other.
+    pub groups: usize,
+}
+
+impl ConvShape {
+    /// A dense layer on `rows` vectors.
+    pub fn linear(rows: usize, inputs: usize, outputs: usize) -> Self {
+        Self {
+            batch: rows,
+            in_height: 1,
+            in_width: 1,
+            in_channels: inputs,
+            out_channels: outputs,
+            kernel: [1; 2],
+            stride: [1; 2],
+            padding: [0; 2],
+            groups: 1,
+        }
+    }
+
+    /// Rows of the output.
+    pub fn out_height(&self) -> usize {
+        (self.in_height + 2 * self.padding[0] - self.kernel[0]) / self.stride[0] + 1
+    }
+
+    /// Columns of the output.
+    pub fn out_width(&self) -> usize {
+        (self.in_width + 2 * self.padding[1] - self.kernel[1]) / self.stride[1] + 1
+    }
+
+    /// Elements of the input.
+    pub fn in_len(&self) -> usize {
+        self.batch * self.in_height * self.in_width * self.in_channels
+    }
+
+    /// Elements of the output.
+    pub fn out_len(&self) -> usize {
+        self.batch * self.out_height() * self.out_width() * self.out_channels
+    }
+
+    /// Whether every channel has a kernel of its own.
+    pub fn is_depthwise(&self) -> bool {
+        self.groups > 1 && self.groups == self.in_channels && self.groups == self.out_channels
+    }
+
+    /// Multiplications of a forward pass, padding included.
+    pub fn macs(&self) -> usize {
+        self.out_len() * self.taps() * self.group_inputs()
+    }
+
+    fn taps(&self) -> usize {
+        self.kernel[0] * self.kernel[1]
+    }
+
+    fn group_inputs(&self) -> usize {
+        self.in_channels / self.groups
+    }
+
+    fn group_outputs(&self) -> usize {
+        self.out_channels / self.groups
+    }
+
+    /// Blocks of [`BLOCK`] outputs in a group.
+    fn group_blocks(&self) -> usize {
+        self.group_outputs().div_ceil(BLOCK)
+    }
+
+    /// Elements of a block.
+    fn block_len(&self) -> usize {
+        self.taps() * self.group_inputs() * BLOCK
+    }
+
+    /// Place of the weight from an input of its group to an output, at a tap (`row * kernel width + column`).
+    fn weight_index(&self, output: usize, input: usize, tap: usize) -> usize {
+        if self.is_depthwise() {
+            return tap * self.out_channels + output;
+        }
+        let (group, output) = (output / self.group_outputs(), output % self.group_outputs());
+        let block = group * self.group_blocks() + output / BLOCK;
+        block * self.block_len() + (tap * self.group_inputs() + input) * BLOCK + output % BLOCK
+    }
+}
+
+/// What happens to a sum before it is stored: `activation(sum + bias + residual)`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Epilogue<'a> {
+    /// One number per output channel.
+    pub bias: Option<&'a [f32]>,
+    /// A map of the output's shape.
+    pub residual: Option<&'a [f32]>,
+    /// The last step.
+    pub activation: Option<Activation>,
+}
+
+/// Elements of the weights in the engine's layout, filling included.
+pub fn weight_len(shape: &ConvShape) -> usize {
+    if shape.is_depthwise() {
+        return shape.taps() * shape.out_channels;
+    }
+    shape.groups * shape.group_blocks() * shape.block_len()
+}
+
+/// Weights from torch's layout `[output][input of the group][kh][kw]` to the engine's.
+///
+/// # Panics
+/// If a slice has not the length that the shape says.
+pub fn pack_weight(shape: &ConvShape, oihw: &[f32], packed: &mut [f32]) {
+    assert_eq!(packed.len(), weight_len(shape), "packed weights of {shape:?}");
+    packed.fill(0.0);
+    for_each_weight(shape, oihw.len(), |torch, engine| packed[engine] = oihw[torch]);
+}
+
+/// Weights from the engine's layout to torch's.
+///
+/// # Panics
+/// If a slice has not the length that the shape says.
+pub fn unpack_weight(shape: &ConvShape, packed: &[f32], oihw: &mut [f32]) {
+    assert_eq!(packed.len(), weight_len(shape), "packed weights of {shape:?}");
+    for_each_weight(shape, oihw.len(), |torch, engine| oihw[torch] = packed[engine]);
+}
+
+/// Calls `visit` with the place of every weight in torch's and in the engine's layout.
+fn for_each_weight(shape: &ConvShape, len: usize, mut visit: impl FnMut(usize, usize)) {
+    let (inputs, taps) = (shape.group_inputs(), shape.taps());
+    assert_eq!(len, shape.out_channels * inputs * taps, "weights of {shape:?}");
+    for output in 0..shape.out_channels {
+        for input in 0..inputs {
+            for tap in 0..taps {
+                visit((output * inputs + input) * taps + tap, shape.weight_index(output, input, tap));
+            }
+        }
+    }
+}
+
+/// `y = activation(conv(x, weight) + bias + residual)`. Overwrites `y`.
+///
+/// # Panics
+/// If a slice has not the length that the shape says.
+pub fn forward(
+    pool: &Pool,
+    shape: &ConvShape,
+    x: &[f32],
+    weight: &[f32],
+    epilogue: &Epilogue<'_>,
+    y: &mut [f32],
+) {
+    check(shape, x.len(), weight.len(), y.len());
+    assert!(epilogue.bias.is_none_or(|bias| bias.len() == shape.out_channels), "bias of {shape:?}");
+    assert!(epilogue.residual.is_none_or(|residual| residual.len() == y.len()), "residual of {shape:?}");
+    let _ = pool;
+    reference::forward(shape, x, weight, epilogue, y);
+}
+
+/// Gradient of the input from that of the output: overwrites `dx`, or adds to it.
+///
+/// # Panics
+/// If a slice has not the length that the shape says.
+pub fn backward_input(
+    pool: &Pool,
+    shape: &ConvShape,
+    dy: &[f32],
+    weight: &[f32],
+    dx: &mut [f32],
+    accumulate: bool,
+) {
+    check(shape, dx.len(), weight.len(), dy.len());
+    let _ = pool;
+    reference::backward_input(shape, dy, weight, dx, accumulate);
+}
+
+/// Gradient of the weights from input and gradient of the output: overwrites `dw`, or adds to it.
+///
+/// # Panics
+/// If a slice has not the length that the shape says.
+pub fn backward_weight(
+    pool: &Pool,
+    shape: &ConvShape,
+    x: &[f32],
+    dy: &[f32],
+    dw: &mut [f32],
+    accumulate: bool,
+) {
+    check(shape, x.len(), dw.len(), dy.len());
+    let _ = pool;
+    reference::backward_weight(shape, x, dy, dw, accumulate);
+}
+
+fn check(shape: &ConvShape, x: usize, weight: usize, y: usize) {
+    assert_eq!(x, shape.in_len(), "input of {shape:?}");
+    assert_eq!(weight, weight_len(shape), "weights of {shape:?}");
+    assert_eq!(y, shape.out_len(), "output of {shape:?}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packing_and_back_is_the_identity_and_fills_with_zeros() {
+        for (inputs, outputs, groups, kernel) in
+            [(3, 17, 1, [3, 2]), (6, 40, 2, [1, 1]), (5, 5, 5, [3, 3]), (4, 8, 4, [1, 3])]
+        {
+            let shape = ConvShape {
+                in_channels: inputs,
+                kernel,
+                groups,
+                in_height: 5,
+                in_width: 5,
+                ..ConvShape::linear(1, inputs, outputs)
+            };
+            let torch: Vec<f32> =
+                (0..outputs * inputs / groups * shape.taps()).map(|i| i as f32 + 1.0).collect();
+            let mut packed = vec![7.0; weight_len(&shape)];
+            pack_weight(&shape, &torch, &mut packed);
+            assert_eq!(packed.iter().filter(|&&w| w != 0.0).count(), torch.len());
+            let mut back = vec![0.0; torch.len()];
+            unpack_weight(&shape, &packed, &mut back);
+            assert_eq!(back, torch);
+        }
+    }
+}
