@@ -557,6 +557,18 @@ impl Graph {
         Ok(id)
     }
 
+    /// The same network with every dropout and stochastic depth at probability 0: what comparisons and frozen
+    /// features want from a training pass.
+    pub fn without_noise(&self) -> Graph {
+        let mut graph = self.clone();
+        for node in &mut graph.nodes {
+            if let Op::Dropout(p) | Op::StochasticDepth(p) = &mut node.op {
+                *p = 0.0;
+            }
+        }
+        graph
+    }
+
     /// Everything the nodes store, in node order: per convolution or linear layer weight then bias, per batch norm
     /// scale, shift, running mean, running variance.
     pub fn parameters(&self) -> Vec<Parameter> {

@@ -5,6 +5,7 @@
 //! engine runs, the ONNX writer writes and the cost counter counts.
 #![forbid(unsafe_code)]
 
+pub mod formula;
 pub mod graph;
 pub mod nearest;
 pub mod task;
