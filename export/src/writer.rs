@@ -5,12 +5,13 @@
 //!
 //! Only what the logits need is written. The same graph and weights give the same bytes.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use models::{Activation, Array, BatchNorm, Conv2d, Graph, Linear, Node, NodeId, Op, Pool2d, Weights};
 use onnx::Contract;
 use onnx::proto::{
-    AttributeProto, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
+    AttributeProto, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
+    ValueInfoProto,
 };
 
 use crate::{ExportError, Result};
@@ -63,7 +64,9 @@ impl Plan {
         let readers = readers(graph, &live);
         let mut swallows = vec![None; graph.nodes().len()];
         let mut swallowed = HashSet::new();
-        for (id, node) in graph.iter().filter(|(id, node)| live.contains(id) && matches!(node.op, Op::BatchNorm(_))) {
+        for (id, node) in
+            graph.iter().filter(|(id, node)| live.contains(id) && matches!(node.op, Op::BatchNorm(_)))
+        {
             let layer = node.inputs[0];
             let foldable = matches!(graph.node(layer).op, Op::Conv2d(_) | Op::Linear(_));
             if foldable && readers[layer.index()] == 1 {
@@ -107,6 +110,7 @@ fn untouched(graph: &Graph, id: NodeId) -> NodeId {
 struct Writer<'a> {
     graph: &'a Graph,
     weights: &'a Weights,
+    shapes: HashMap<String, Vec<usize>>,
     plan: Plan,
     nodes: Vec<NodeProto>,
     stored: Vec<TensorProto>,
@@ -114,7 +118,9 @@ struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     fn new(graph: &'a Graph, weights: &'a Weights) -> Result<Self> {
-        Ok(Self { graph, weights, plan: Plan::new(graph)?, nodes: Vec::new(), stored: Vec::new() })
+        let shapes =
+            graph.parameters().into_iter().map(|parameter| (parameter.name, parameter.shape)).collect();
+        Ok(Self { graph, weights, shapes, plan: Plan::new(graph)?, nodes: Vec::new(), stored: Vec::new() })
     }
 
     /// One node; the match is exhaustive on purpose: a new operation must say how it is written.
@@ -167,7 +173,11 @@ impl<'a> Writer<'a> {
         let mut stored = self.layer(id, node, linear.bias)?;
         if stored.len() == 1 {
             // candle-onnx indexes the third input without asking whether it is there.
-            stored.push(self.store(format!("{}.bias", node.name), &[linear.out_features], &vec![0.0; linear.out_features]));
+            stored.push(self.store(
+                format!("{}.bias", node.name),
+                &[linear.out_features],
+                &vec![0.0; linear.out_features],
+            ));
         }
         let attributes = vec![
             AttributeProto::float("alpha", 1.0),
@@ -198,7 +208,9 @@ impl<'a> Writer<'a> {
 
     fn norm(&self, id: NodeId) -> Result<Norm> {
         let node = self.graph.node(id);
-        let Op::BatchNorm(BatchNorm { eps, .. }) = node.op else { unreachable!("only batch norms are swallowed") };
+        let Op::BatchNorm(BatchNorm { eps, .. }) = node.op else {
+            unreachable!("only batch norms are swallowed")
+        };
         let array = |suffix: &str| self.weight(&node.name, suffix);
         let (scale, shift) = (array("weight")?, array("bias")?);
         let (mean, variance) = (array("running_mean")?, array("running_var")?);
@@ -228,7 +240,8 @@ impl<'a> Writer<'a> {
             Activation::Silu => self.silu(id, node),
             Activation::HardSwish => self.emit(id, node, "HardSwish", &[], Vec::new()),
             Activation::HardSigmoid => {
-                let slope = vec![AttributeProto::float("alpha", 1.0 / 6.0), AttributeProto::float("beta", 0.5)];
+                let slope =
+                    vec![AttributeProto::float("alpha", 1.0 / 6.0), AttributeProto::float("beta", 0.5)];
                 self.emit(id, node, "HardSigmoid", &[], slope);
             }
             Activation::Sigmoid => self.emit(id, node, "Sigmoid", &[], Vec::new()),
@@ -243,15 +256,37 @@ impl<'a> Writer<'a> {
     }
 
     /// A node of one operator: its graph inputs, then what is stored for it.
-    fn emit(&mut self, id: NodeId, node: &Node, operator: &str, stored: &[String], attributes: Vec<AttributeProto>) {
-        let inputs = node.inputs.iter().map(|&input| self.value(input)).chain(stored.iter().cloned()).collect();
+    fn emit(
+        &mut self,
+        id: NodeId,
+        node: &Node,
+        operator: &str,
+        stored: &[String],
+        attributes: Vec<AttributeProto>,
+    ) {
+        let inputs =
+            node.inputs.iter().map(|&input| self.value(input)).chain(stored.iter().cloned()).collect();
         let output = self.value(self.plan.swallows[id.index()].unwrap_or(id));
         self.push(&node.name, operator, inputs, output, attributes);
     }
 
-    fn push(&mut self, name: &str, operator: &str, input: Vec<String>, output: String, attribute: Vec<AttributeProto>) {
+    fn push(
+        &mut self,
+        name: &str,
+        operator: &str,
+        input: Vec<String>,
+        output: String,
+        attribute: Vec<AttributeProto>,
+    ) {
         let (name, op_type) = (name.to_string(), operator.to_string());
-        self.nodes.push(NodeProto { input, output: vec![output], name, op_type, attribute, domain: String::new() });
+        self.nodes.push(NodeProto {
+            input,
+            output: vec![output],
+            name,
+            op_type,
+            attribute,
+            domain: String::new(),
+        });
     }
 
     /// Name of a node's value: the node's own, but for the output.
@@ -267,10 +302,9 @@ impl<'a> Writer<'a> {
 
     fn weight(&self, node: &str, suffix: &str) -> Result<&'a Array> {
         let name = format!("{node}.{suffix}");
-        let expected = self.graph.parameters().into_iter().find(|parameter| parameter.name == name);
-        let expected = expected.map(|parameter| parameter.shape).unwrap_or_default();
+        let expected = &self.shapes[&name];
         match self.weights.get(&name) {
-            Some(array) if array.shape == expected => Ok(array),
+            Some(array) if array.shape == *expected => Ok(array),
             found => {
                 let found = found.map_or("none".into(), |array| format!("{:?}", array.shape));
                 Err(ExportError::Weight { name, expected: format!("{expected:?}"), found })
@@ -285,7 +319,11 @@ impl<'a> Writer<'a> {
 
     /// A constant, stored once however many nodes read it.
     fn scalar(&mut self, name: &str, value: f32) -> String {
-        if self.stored.iter().any(|stored| stored.name == name) { name.into() } else { self.store(name.into(), &[], &[value]) }
+        if self.stored.iter().any(|stored| stored.name == name) {
+            name.into()
+        } else {
+            self.store(name.into(), &[], &[value])
+        }
     }
 
     fn finish(self) -> GraphProto {
@@ -333,7 +371,8 @@ impl Norm {
             .map(|(&scale, &variance)| f64::from(scale) / (f64::from(variance) + f64::from(eps)).sqrt())
             .collect();
         let centers = shift.iter().zip(mean).zip(&factor);
-        let offset = centers.map(|((&shift, &mean), factor)| f64::from(shift) - f64::from(mean) * factor).collect();
+        let offset =
+            centers.map(|((&shift, &mean), factor)| f64::from(shift) - f64::from(mean) * factor).collect();
         Self { factor, offset }
     }
 

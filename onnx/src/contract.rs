@@ -119,7 +119,11 @@ impl Contract {
     pub fn of(model: &ModelProto) -> Result<Self> {
         let format = entry(model, KEY_FORMAT)?;
         if format != FORMAT {
-            return Err(wrong(KEY_FORMAT, format!("`{FORMAT}`"), format!("`{format}`: a newer distill wrote it")));
+            return Err(wrong(
+                KEY_FORMAT,
+                format!("`{FORMAT}`"),
+                format!("`{format}`: a newer distill wrote it"),
+            ));
         }
         let contract = Self {
             labels: parsed(model, KEY_LABELS, "an array of strings")?,
@@ -146,7 +150,11 @@ impl Contract {
             Color::Gray => *channels == 1,
         };
         if !fits {
-            return Err(wrong(KEY_INPUT, "3 channels for rgb, 1 for gray", format!("{channels} for {color:?}")));
+            return Err(wrong(
+                KEY_INPUT,
+                "3 channels for rgb, 1 for gray",
+                format!("{channels} for {color:?}"),
+            ));
         }
         Ok(())
     }
@@ -175,7 +183,11 @@ fn entry<'m>(model: &'m ModelProto, key: &'static str) -> Result<&'m str> {
     model.metadata(key).ok_or(OnnxError::NoContract { key })
 }
 
-fn parsed<T: serde::de::DeserializeOwned>(model: &ModelProto, key: &'static str, expected: &str) -> Result<T> {
+fn parsed<T: serde::de::DeserializeOwned>(
+    model: &ModelProto,
+    key: &'static str,
+    expected: &str,
+) -> Result<T> {
     let text = entry(model, key)?;
     serde_json::from_str(text).map_err(|error| wrong(key, expected, format!("`{}` ({error})", excerpt(text))))
 }

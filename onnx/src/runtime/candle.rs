@@ -85,7 +85,8 @@ fn lacking(node: &NodeProto) -> Option<String> {
     if !KNOWN.contains(&operator) {
         return Some(operator.into());
     }
-    let uneven = |name: &str| ints(node, name).is_some_and(|values| values.windows(2).any(|pair| pair[0] != pair[1]));
+    let uneven =
+        |name: &str| ints(node, name).is_some_and(|values| values.windows(2).any(|pair| pair[0] != pair[1]));
     let padded = ints(node, "pads").is_some_and(|pads| pads.iter().any(|&pad| pad != 0));
     match operator {
         "MaxPool" | "AveragePool" if padded => Some(format!("{operator} with padding")),

@@ -53,6 +53,11 @@ pub struct NotFound {
 impl NotFound {
     /// The command that brings the library.
     pub const MEND: &'static str = "pip install onnxruntime";
+
+    /// Whether the user named the place that the library is not at.
+    pub fn named(&self) -> bool {
+        self.looked.len() == 1
+    }
 }
 
 impl fmt::Display for NotFound {
@@ -62,7 +67,11 @@ impl fmt::Display for NotFound {
             let separator = if index == 0 { "" } else { "; " };
             write!(f, "{separator}{how} ({place})")?;
         }
-        write!(f, ". Get it with `{}`, or in a checkout `cargo xtask ort`", Self::MEND)
+        write!(
+            f,
+            ". Get it with `{}`, or in a checkout `export ORT_DYLIB_PATH=$(cargo xtask ort)`",
+            Self::MEND
+        )
     }
 }
 
@@ -76,7 +85,8 @@ impl std::error::Error for NotFound {}
 pub fn find(asked: Option<&Path>) -> Result<Found, NotFound> {
     let variable = std::env::var_os("ORT_DYLIB_PATH").filter(|value| !value.is_empty()).map(PathBuf::from);
     let program = std::env::current_exe().ok();
-    Places { asked, variable: variable.as_deref(), program: program.as_deref(), python: &python_folders }.find()
+    Places { asked, variable: variable.as_deref(), program: program.as_deref(), python: &python_folders }
+        .find()
 }
 
 /// Where to look; a value, so that tests can say what the machine has.
@@ -97,7 +107,8 @@ impl Places<'_> {
         }
         let mut looked = vec![(How::Asked, "not given".into()), (How::Environment, "not set".into())];
         let beside: &dyn Fn() -> Vec<PathBuf> = &|| self.program.map(folders_beside).unwrap_or_default();
-        let searches = [(How::BesideProgram, beside), (How::Python, self.python), (How::System, &system_folders)];
+        let searches =
+            [(How::BesideProgram, beside), (How::Python, self.python), (How::System, &system_folders)];
         for (how, folders) in searches {
             let folders = folders();
             if let Some(path) = folders.iter().find_map(|folder| library_in(folder)) {
@@ -129,7 +140,8 @@ fn folders_beside(program: &Path) -> Vec<PathBuf> {
 }
 
 fn system_folders() -> Vec<PathBuf> {
-    let variable = std::env::var_os(if cfg!(target_os = "macos") { "DYLD_LIBRARY_PATH" } else { "LD_LIBRARY_PATH" });
+    let variable =
+        std::env::var_os(if cfg!(target_os = "macos") { "DYLD_LIBRARY_PATH" } else { "LD_LIBRARY_PATH" });
     let listed = variable.iter().flat_map(std::env::split_paths).filter(|path| !path.as_os_str().is_empty());
     let usual = ["/usr/local/lib", "/usr/lib", "/usr/lib64", "/opt/homebrew/lib"].map(PathBuf::from);
     let multiarch = PathBuf::from(format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH));
@@ -141,7 +153,10 @@ fn system_folders() -> Vec<PathBuf> {
 fn python_folders() -> Vec<PathBuf> {
     let active = std::env::var_os("VIRTUAL_ENV").map(PathBuf::from);
     let in_environment: Vec<PathBuf> = active.iter().flat_map(|root| capi_below(&root.join("lib"))).collect();
-    if in_environment.is_empty() { ["python3", "python"].iter().find_map(|name| ask(name)).into_iter().collect() } else { in_environment }
+    if !in_environment.is_empty() {
+        return in_environment;
+    }
+    ["python3", "python"].iter().find_map(|name| ask(name)).into_iter().collect()
 }
 
 fn capi_below(lib: &Path) -> Vec<PathBuf> {

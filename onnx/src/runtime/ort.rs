@@ -85,7 +85,9 @@ fn input_picture(model: &ModelProto) -> Result<[usize; 3]> {
     let input = model.graph.as_ref().and_then(|graph| graph.input.first());
     match input.and_then(|input| input.dims()).as_deref() {
         Some(&[_, Some(channels), Some(height), Some(width)]) => Ok([channels, height, width]),
-        dims => Err(OnnxError::Malformed(format!("expected an input [N, C, H, W] of fixed C, H, W, found {dims:?}"))),
+        dims => Err(OnnxError::Malformed(format!(
+            "expected an input [N, C, H, W] of fixed C, H, W, found {dims:?}"
+        ))),
     }
 }
 

@@ -1,0 +1,74 @@
+//! What can go wrong in an export, each with its culprit and its mend.
+
+use std::path::PathBuf;
+
+use crate::parity::Parity;
+
+/// An export that failed; no file stands under its final name then.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// A weight that is missing or of another shape.
+    #[error("weight `{name}`: expected {expected}, found {found}")]
+    Weight {
+        /// Its name.
+        name: String,
+        /// The shape that the graph asks for.
+        expected: String,
+        /// The shape that is there, or none.
+        found: String,
+    },
+    /// A format that is not written.
+    #[error("no export format `{name}`{suggestion}; known: {known}")]
+    Format {
+        /// What was asked for.
+        name: String,
+        /// `; did you mean ...?`, or nothing.
+        suggestion: String,
+        /// All formats.
+        known: String,
+    },
+    /// A file that cannot be read or written.
+    #[error("{path}: {source}", path = path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A run or model that cannot be exported.
+    #[error("{path}: {reason}", path = path.display())]
+    Source {
+        /// What was to be exported.
+        path: PathBuf,
+        /// Why it cannot.
+        reason: String,
+    },
+    /// A runtime answers otherwise than the engine, or fails on the file: it was not left in place.
+    #[error("{runtime} {answer}: {path} was not written", runtime = parity.runtime, answer = parity.answer, path = path.display())]
+    Differs {
+        /// The file that is not there.
+        path: PathBuf,
+        /// The comparison.
+        parity: Parity,
+    },
+    /// Parity was required and ONNX Runtime did not confirm it.
+    #[error(
+        "--require-parity: expected {runtime} to agree, found: {answer}; {path} was not written",
+        runtime = parity.runtime, answer = parity.answer, path = path.display()
+    )]
+    ParityRequired {
+        /// The file that is not there.
+        path: PathBuf,
+        /// The comparison.
+        parity: Parity,
+    },
+    /// The graph's own error.
+    #[error(transparent)]
+    Graph(#[from] models::GraphError),
+    /// The engine's own error.
+    #[error(transparent)]
+    Engine(#[from] engine::EngineError),
+    /// An error about the ONNX file or a library that was asked for by name.
+    #[error(transparent)]
+    Onnx(#[from] onnx::OnnxError),
+}
