@@ -78,7 +78,7 @@ impl Difference {
 
     /// Whether this counts as the same.
     pub fn agrees(self) -> bool {
-        self.largest <= self.allowed && self.other_class == 0
+        self.largest.is_finite() && self.largest <= self.allowed && self.other_class == 0
     }
 }
 

@@ -63,7 +63,7 @@ impl OrtSession {
     pub fn run(&mut self, images: &[f32]) -> Result<&[f32]> {
         let [channels, height, width] = self.picture;
         let elements = channels * height * width;
-        if images.is_empty() || images.len() % elements != 0 {
+        if images.is_empty() || !images.len().is_multiple_of(elements) {
             let expected = format!("a multiple of {channels} x {height} x {width} values");
             return Err(OnnxError::Images { expected, found: format!("{} values", images.len()) });
         }
