@@ -1,4 +1,6 @@
 //! What a training step draws, and what it gets.
+//!
+//! Never here: how it is drawn (see `loader`).
 
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +24,7 @@ pub enum Augment {
     Weak,
     /// RandAugment as FixMatch has it, then cutout, on top of the weak view's flip and shift.
     Strong,
-    /// SimCLR's: resized crop, flip, color jitter, gray.
+    /// SimCLR's, as CoMatch's second strong view has it: resized crop, flip, color jitter, gray; no blur.
     SimClr,
 }
 
@@ -46,6 +48,17 @@ pub struct Drawn {
     pub labels: Vec<u32>,
     /// One buffer per view: `[count, height, width, channels]`.
     pub views: Vec<Vec<u8>>,
+}
+
+impl Part {
+    /// Its name in messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Labeled => "labeled",
+            Self::Unlabeled => "unlabeled",
+            Self::All => "training",
+        }
+    }
 }
 
 impl Drawn {
