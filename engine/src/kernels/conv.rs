@@ -18,7 +18,17 @@ use models::Activation;
 
 use crate::pool::Pool;
 
+mod dense;
+mod depthwise;
+mod gather;
+mod micro;
+mod product;
+#[cfg(test)]
 mod reference;
+mod scratch;
+#[cfg(test)]
+mod tests;
+mod weight_gradient;
 
 /// Outputs in a block of the weight layout.
 pub const BLOCK: usize = 16;
@@ -191,8 +201,8 @@ pub fn forward(
     check(shape, x.len(), weight.len(), y.len());
     assert!(epilogue.bias.is_none_or(|bias| bias.len() == shape.out_channels), "bias of {shape:?}");
     assert!(epilogue.residual.is_none_or(|residual| residual.len() == y.len()), "residual of {shape:?}");
-    let _ = pool;
-    reference::forward(shape, x, weight, epilogue, y);
+    let pass = if shape.is_depthwise() { depthwise::forward } else { dense::forward };
+    pass(pool, shape, x, weight, epilogue, y);
 }
 
 /// Gradient of the input from that of the output: overwrites `dx`, or adds to it.
@@ -208,8 +218,8 @@ pub fn backward_input(
     accumulate: bool,
 ) {
     check(shape, dx.len(), weight.len(), dy.len());
-    let _ = pool;
-    reference::backward_input(shape, dy, weight, dx, accumulate);
+    let pass = if shape.is_depthwise() { depthwise::backward_input } else { dense::backward_input };
+    pass(pool, shape, dy, weight, dx, accumulate);
 }
 
 /// Gradient of the weights from input and gradient of the output: overwrites `dw`, or adds to it.
@@ -225,41 +235,12 @@ pub fn backward_weight(
     accumulate: bool,
 ) {
     check(shape, x.len(), dw.len(), dy.len());
-    let _ = pool;
-    reference::backward_weight(shape, x, dy, dw, accumulate);
+    let pass = if shape.is_depthwise() { depthwise::backward_weight } else { dense::backward_weight };
+    pass(pool, shape, x, dy, dw, accumulate);
 }
 
 fn check(shape: &ConvShape, x: usize, weight: usize, y: usize) {
     assert_eq!(x, shape.in_len(), "input of {shape:?}");
     assert_eq!(weight, weight_len(shape), "weights of {shape:?}");
     assert_eq!(y, shape.out_len(), "output of {shape:?}");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn packing_and_back_is_the_identity_and_fills_with_zeros() {
-        for (inputs, outputs, groups, kernel) in
-            [(3, 17, 1, [3, 2]), (6, 40, 2, [1, 1]), (5, 5, 5, [3, 3]), (4, 8, 4, [1, 3])]
-        {
-            let shape = ConvShape {
-                in_channels: inputs,
-                kernel,
-                groups,
-                in_height: 5,
-                in_width: 5,
-                ..ConvShape::linear(1, inputs, outputs)
-            };
-            let torch: Vec<f32> =
-                (0..outputs * inputs / groups * shape.taps()).map(|i| i as f32 + 1.0).collect();
-            let mut packed = vec![7.0; weight_len(&shape)];
-            pack_weight(&shape, &torch, &mut packed);
-            assert_eq!(packed.iter().filter(|&&w| w != 0.0).count(), torch.len());
-            let mut back = vec![0.0; torch.len()];
-            unpack_weight(&shape, &packed, &mut back);
-            assert_eq!(back, torch);
-        }
-    }
 }

@@ -1,0 +1,198 @@
+//! Dense and grouped convolution, told to the gathered sums: source, taps and weights of each of the three passes.
+//!
+//! Maps of few channels (a network's first layer) are copied with their padding; then the columns of a kernel's row and
+//! their channels lie side by side and count as the channels of one tap.
+//!
+//! Never here: loops over pixels.
+
+use crate::pool::{Disjoint, Pool};
+use crate::simd::{Simd, dispatch};
+
+use super::gather::{Class, Source, Tap};
+use super::product::Product;
+use super::weight_gradient::WeightGradient;
+use super::{BLOCK, ConvShape, Epilogue, scratch};
+
+/// Whether the columns of a kernel's row count as channels.
+fn folds(shape: &ConvShape) -> bool {
+    shape.groups == 1 && shape.in_channels <= 4 && shape.kernel[1] > 1
+}
+
+/// See [`super::forward`].
+pub fn forward(
+    pool: &Pool,
+    shape: &ConvShape,
+    x: &[f32],
+    weight: &[f32],
+    epilogue: &Epilogue<'_>,
+    y: &mut [f32],
+) {
+    let run = |source: Source, classes: &[Class], depth: usize, y: &mut [f32]| {
+        let product = Product {
+            batch: shape.batch,
+            source,
+            classes,
+            groups: shape.groups,
+            depth,
+            weights: weight,
+            block_len: shape.block_len(),
+            columns: shape.group_outputs(),
+            target: [shape.out_height(), shape.out_width()],
+            accumulate: false,
+            epilogue: *epilogue,
+        };
+        product.run(pool, y);
+    };
+    if folds(shape) {
+        return with_padding(pool, shape, x, |source, class| {
+            run(source, &[class], shape.kernel[1] * shape.in_channels, y);
+        });
+    }
+    run(input(shape, x), &Class::forward(shape), shape.group_inputs(), y);
+}
+
+/// See [`super::backward_input`].
+pub fn backward_input(
+    pool: &Pool,
+    shape: &ConvShape,
+    dy: &[f32],
+    weight: &[f32],
+    dx: &mut [f32],
+    accumulate: bool,
+) {
+    let mut classes = Class::backward(shape);
+    let taps = number_taps(&mut classes);
+    let blocks = shape.group_inputs().div_ceil(BLOCK);
+    let block_len = taps.len() * shape.group_outputs() * BLOCK;
+    scratch::with(shape.groups * blocks * block_len, |transposed| {
+        transpose(pool, shape, weight, &taps, transposed);
+        let product = Product {
+            batch: shape.batch,
+            source: Source::map(dy.as_ptr(), shape.out_height(), shape.out_width(), shape.out_channels),
+            classes: &classes,
+            groups: shape.groups,
+            depth: shape.group_outputs(),
+            weights: transposed,
+            block_len,
+            columns: shape.group_inputs(),
+            target: [shape.in_height, shape.in_width],
+            accumulate,
+            epilogue: Epilogue::default(),
+        };
+        product.run(pool, dx);
+    });
+}
+
+/// See [`super::backward_weight`].
+pub fn backward_weight(
+    pool: &Pool,
+    shape: &ConvShape,
+    x: &[f32],
+    dy: &[f32],
+    dw: &mut [f32],
+    accumulate: bool,
+) {
+    let run = |source: Source, class: &Class, depth: usize, dw: &mut [f32]| {
+        let gradient = WeightGradient {
+            batch: shape.batch,
+            source,
+            class,
+            groups: shape.groups,
+            depth,
+            columns: shape.group_outputs(),
+            dy,
+            block_len: shape.block_len(),
+            accumulate,
+        };
+        gradient.run(pool, dw);
+    };
+    if folds(shape) {
+        return with_padding(pool, shape, x, |source, class| {
+            run(source, &class, shape.kernel[1] * shape.in_channels, dw);
+        });
+    }
+    run(input(shape, x), &Class::forward(shape)[0], shape.group_inputs(), dw);
+}
+
+fn input(shape: &ConvShape, x: &[f32]) -> Source {
+    Source::map(x.as_ptr(), shape.in_height, shape.in_width, shape.in_channels)
+}
+
+/// Copies `x` with its padding and passes it on with the class whose taps are the kernel's rows.
+fn with_padding(pool: &Pool, shape: &ConvShape, x: &[f32], f: impl FnOnce(Source, Class)) {
+    let channels = shape.in_channels;
+    let [height, width] = [shape.in_height + 2 * shape.padding[0], shape.in_width + 2 * shape.padding[1]];
+    let picture = height * width * channels;
+    scratch::with(shape.batch * picture, |padded| {
+        let to = Disjoint::new(padded);
+        pool.run(shape.batch, &|index| {
+            // SAFETY: every picture is a part of its own.
+            let to = unsafe { to.part(index * picture, picture) };
+            to.fill(0.0);
+            let line = shape.in_width * channels;
+            let from = &x[index * shape.in_height * line..];
+            for row in 0..shape.in_height {
+                let start = ((row + shape.padding[0]) * width + shape.padding[1]) * channels;
+                to[start..start + line].copy_from_slice(&from[row * line..][..line]);
+            }
+        });
+        let class = Class {
+            height: shape.out_height(),
+            width: shape.out_width(),
+            start: [0; 2],
+            target_step: [1; 2],
+            source_step: shape.stride,
+            taps: (0..shape.kernel[0]).map(|row| Tap { row: row as isize, column: 0, tap: row }).collect(),
+        };
+        f(Source::map(padded.as_ptr(), height, width, channels), class);
+    });
+}
+
+/// Numbers the taps that occur from 0, and returns their places in the kernel in that order.
+fn number_taps(classes: &mut [Class]) -> Vec<usize> {
+    let mut known = Vec::new();
+    for tap in classes.iter_mut().flat_map(|class| &mut class.taps) {
+        let number = known.iter().position(|&place| place == tap.tap).unwrap_or(known.len());
+        if number == known.len() {
+            known.push(tap.tap);
+        }
+        tap.tap = number;
+    }
+    known
+}
+
+/// Weights for the gradient of the input: `[group][block of 16 inputs][tap of the list][output][16]`.
+fn transpose(pool: &Pool, shape: &ConvShape, weight: &[f32], taps: &[usize], transposed: &mut [f32]) {
+    let (inputs, outputs) = (shape.group_inputs(), shape.group_outputs());
+    let blocks = inputs.div_ceil(BLOCK);
+    let piece = outputs * BLOCK;
+    let to = Disjoint::new(transposed);
+    pool.run(shape.groups * blocks * taps.len(), &|task| {
+        let (group, rest) = (task / (blocks * taps.len()), task % (blocks * taps.len()));
+        let (block, tap) = (rest / taps.len(), taps[rest % taps.len()]);
+        // SAFETY: every task has a piece of its own.
+        let to = unsafe { to.part(task * piece, piece) };
+        let rows = BLOCK.min(inputs - block * BLOCK);
+        let start = (tap * inputs + block * BLOCK) * BLOCK;
+        for (index, to) in to.chunks_mut(BLOCK * BLOCK).enumerate() {
+            let from =
+                &weight[(group * shape.group_blocks() + index) * shape.block_len() + start..][..rows * BLOCK];
+            dispatch!(pool.isa(), transpose_kernel(from: &[f32], to: &mut [f32]));
+        }
+    });
+}
+
+/// `to[column][row] = from[row][column]` for 16 columns in `from` and 16 rows in `to`, as many as the slices hold; zeros
+/// beyond.
+#[inline(always)]
+fn transpose_kernel<V: Simd>(from: &[f32], to: &mut [f32]) {
+    let (rows, columns) = (from.len() / BLOCK, to.len() / BLOCK);
+    if rows < BLOCK {
+        to.fill(0.0);
+    }
+    for column in 0..columns {
+        for row in 0..rows {
+            to[column * BLOCK + row] = from[row * BLOCK + column];
+        }
+    }
+}

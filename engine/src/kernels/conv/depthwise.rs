@@ -1,0 +1,599 @@
+//! Depthwise convolution, vectors over channels.
+//!
+//! Forward and the gradient of the input are one loop: targets in a grid, a window of source pixels around each. Where a
+//! window lies inside the source's columns, four targets share the pixels that they load; at the borders a window is cut.
+//! The gradient of the weights keeps all taps of a vector of channels in registers while it goes through the pixels of a
+//! slice of the batch; slices are as many as the shape says and are added in order.
+//!
+//! Never here: any other grouping.
+
+use std::ops::Range;
+
+use crate::pool::{Disjoint, Pool};
+use crate::simd::{Simd, dispatch};
+
+use super::product::finish_kernel;
+use super::{ConvShape, Epilogue, scratch};
+use models::Activation;
+
+/// Targets of a window kernel.
+const WIDE: usize = 4;
+/// Most slices of a batch.
+const SLICES: usize = 8;
+
+/// One axis of a grid of targets that share their taps.
+#[derive(Clone, Copy)]
+struct Axis {
+    /// Targets, the first, and the step between them.
+    count: usize,
+    start: usize,
+    target_step: usize,
+    /// Source pixels per target, and where the window of target 0 begins.
+    source_step: usize,
+    offset: isize,
+    /// Source pixels there are.
+    limit: usize,
+    taps: usize,
+    /// Kernel index of the first tap, and the step to the next.
+    first_tap: usize,
+    tap_step: isize,
+}
+
+impl Axis {
+    fn forward(shape: &ConvShape, axis: usize) -> Self {
+        Self {
+            count: [shape.out_height(), shape.out_width()][axis],
+            start: 0,
+            target_step: 1,
+            source_step: shape.stride[axis],
+            offset: -(shape.padding[axis] as isize),
+            limit: [shape.in_height, shape.in_width][axis],
+            taps: shape.kernel[axis],
+            first_tap: 0,
+            tap_step: 1,
+        }
+    }
+
+    /// Input pixels `phase`, `phase + stride`, ... and the outputs that they reached, first to last.
+    fn backward(shape: &ConvShape, axis: usize, phase: usize) -> Self {
+        let (stride, shifted) = (shape.stride[axis], phase + shape.padding[axis]);
+        let first = shifted % stride;
+        let taps = (shape.kernel[axis] + stride - 1).saturating_sub(first) / stride;
+        let last = first + taps.saturating_sub(1) * stride;
+        Self {
+            count: ([shape.in_height, shape.in_width][axis] - phase).div_ceil(stride),
+            start: phase,
+            target_step: stride,
+            source_step: 1,
+            offset: (shifted as isize - last as isize) / stride as isize,
+            limit: [shape.out_height(), shape.out_width()][axis],
+            taps,
+            first_tap: last,
+            tap_step: -(stride as isize),
+        }
+    }
+
+    /// First source pixel of a target's window, perhaps outside.
+    fn window(&self, target: usize) -> isize {
+        (target * self.source_step) as isize + self.offset
+    }
+
+    /// Taps of a target that meet the source.
+    fn hits(&self, target: usize) -> Range<usize> {
+        let window = self.window(target);
+        let start = (-window).clamp(0, self.taps as isize);
+        start as usize..(self.limit as isize - window).clamp(start, self.taps as isize) as usize
+    }
+
+    /// Targets all of whose taps meet the source.
+    fn inner(&self) -> Range<usize> {
+        let whole = |target: &usize| self.hits(*target) == (0..self.taps);
+        let start = (0..self.count).find(whole).unwrap_or(self.count);
+        start..(start..self.count).find(|target| !whole(target)).unwrap_or(self.count)
+    }
+
+    fn kernel_index(&self, tap: usize) -> usize {
+        (self.first_tap as isize + tap as isize * self.tap_step) as usize
+    }
+}
+
+/// Targets `y` from source `x`, both maps of one channel count.
+struct Windows<'a> {
+    rows: Axis,
+    columns: Axis,
+    batch: usize,
+    channels: usize,
+    x: &'a [f32],
+    /// `[rows.taps][columns.taps][channels]`
+    weights: &'a [f32],
+    /// Height and width of the target map.
+    target: [usize; 2],
+    accumulate: bool,
+    epilogue: Epilogue<'a>,
+}
+
+/// See [`super::forward`].
+pub fn forward(
+    pool: &Pool,
+    shape: &ConvShape,
+    x: &[f32],
+    weight: &[f32],
+    epilogue: &Epilogue<'_>,
+    y: &mut [f32],
+) {
+    let windows = Windows {
+        rows: Axis::forward(shape, 0),
+        columns: Axis::forward(shape, 1),
+        batch: shape.batch,
+        channels: shape.in_channels,
+        x,
+        weights: weight,
+        target: [shape.out_height(), shape.out_width()],
+        accumulate: false,
+        epilogue: *epilogue,
+    };
+    windows.run(pool, y);
+}
+
+/// See [`super::backward_input`].
+pub fn backward_input(
+    pool: &Pool,
+    shape: &ConvShape,
+    dy: &[f32],
+    weight: &[f32],
+    dx: &mut [f32],
+    accumulate: bool,
+) {
+    for row_phase in 0..shape.stride[0].min(shape.in_height) {
+        for column_phase in 0..shape.stride[1].min(shape.in_width) {
+            let rows = Axis::backward(shape, 0, row_phase);
+            let columns = Axis::backward(shape, 1, column_phase);
+            scratch::with(rows.taps * columns.taps * shape.in_channels, |turned| {
+                turn(shape, weight, &rows, &columns, turned);
+                let windows = Windows {
+                    rows,
+                    columns,
+                    batch: shape.batch,
+                    channels: shape.in_channels,
+                    x: dy,
+                    weights: turned,
+                    target: [shape.in_height, shape.in_width],
+                    accumulate,
+                    epilogue: Epilogue::default(),
+                };
+                windows.run(pool, dx);
+            });
+        }
+    }
+}
+
+/// The weights that a phase meets, in the order of its windows.
+fn turn(shape: &ConvShape, weight: &[f32], rows: &Axis, columns: &Axis, turned: &mut [f32]) {
+    let channels = shape.in_channels;
+    let mut to = turned.chunks_exact_mut(channels);
+    for row in 0..rows.taps {
+        for column in 0..columns.taps {
+            let tap = rows.kernel_index(row) * shape.kernel[1] + columns.kernel_index(column);
+            if let Some(to) = to.next() {
+                to.copy_from_slice(&weight[tap * channels..][..channels]);
+            }
+        }
+    }
+}
+
+/// One target or several side by side, for a kernel.
+#[derive(Clone, Copy)]
+struct Window {
+    /// First source pixel of the first target's window, as far as it is inside.
+    x: *const f32,
+    /// Floats from a row of the source to the next.
+    x_row: usize,
+    weights: *const f32,
+    /// Floats from a row of weights to the next.
+    weights_row: usize,
+    rows: usize,
+    columns: usize,
+    channels: usize,
+    y: *mut f32,
+    /// Floats from a target to the next.
+    y_step: usize,
+    accumulate: bool,
+}
+
+impl Windows<'_> {
+    fn run(&self, pool: &Pool, y: &mut [f32]) {
+        let lines = self.batch * self.rows.count;
+        let work = lines * self.columns.count * self.channels * (self.rows.taps * self.columns.taps).max(1);
+        let wanted = if work < 30_000 { 1 } else { pool.threads() * 6 };
+        let per_task = lines.div_ceil(wanted).max(1);
+        let y = Disjoint::new(y);
+        let inner = self.columns.inner();
+        pool.run(lines.div_ceil(per_task), &|task| {
+            for line in task * per_task..lines.min((task + 1) * per_task) {
+                self.line(pool, line / self.rows.count, line % self.rows.count, &inner, &y);
+            }
+        });
+    }
+
+    /// One row of targets.
+    fn line(&self, pool: &Pool, picture: usize, row: usize, inner: &Range<usize>, y: &Disjoint<'_, f32>) {
+        let mut column = 0;
+        while column < self.columns.count {
+            let inside = inner.contains(&column) && self.has_kernel();
+            let wide = inside && column + WIDE <= inner.end;
+            let window = self.window(picture, row, column, y);
+            let (size, step) = (self.columns.taps, self.columns.source_step);
+            match (wide, size, step) {
+                (true, 3, 1) => dispatch!(pool.isa(), wide_kernel[3, 1, 6](window: Window)),
+                (true, 3, 2) => dispatch!(pool.isa(), wide_kernel[3, 2, 9](window: Window)),
+                (true, 5, 1) => dispatch!(pool.isa(), wide_kernel[5, 1, 8](window: Window)),
+                (true, 5, 2) => dispatch!(pool.isa(), wide_kernel[5, 2, 11](window: Window)),
+                _ => dispatch!(pool.isa(), window_kernel(window: Window)),
+            }
+            let count = if wide { WIDE } else { 1 };
+            self.finish(pool, picture, row, column..column + count, y);
+            column += count;
+        }
+    }
+
+    /// Whether a kernel for several targets exists.
+    fn has_kernel(&self) -> bool {
+        matches!(self.columns.taps, 3 | 5) && matches!(self.columns.source_step, 1 | 2)
+    }
+
+    fn target(&self, picture: usize, row: usize, column: usize) -> usize {
+        let row = self.rows.start + row * self.rows.target_step;
+        let column = self.columns.start + column * self.columns.target_step;
+        ((picture * self.target[0] + row) * self.target[1] + column) * self.channels
+    }
+
+    fn window(&self, picture: usize, row: usize, column: usize, y: &Disjoint<'_, f32>) -> Window {
+        let (rows, columns) = (self.rows.hits(row), self.columns.hits(column));
+        // A window without rows or columns is never read.
+        let first = |axis: &Axis, target: usize, hits: &Range<usize>| {
+            (axis.window(target) + hits.start as isize).max(0) as usize
+        };
+        let (top, left) = (first(&self.rows, row, &rows), first(&self.columns, column, &columns));
+        let pixel = (picture * self.rows.limit + top) * self.columns.limit + left;
+        let tap = rows.start * self.columns.taps + columns.start;
+        Window {
+            x: self.x.as_ptr().wrapping_add(pixel * self.channels),
+            x_row: self.columns.limit * self.channels,
+            weights: self.weights.as_ptr().wrapping_add(tap * self.channels),
+            weights_row: self.columns.taps * self.channels,
+            rows: rows.len(),
+            columns: columns.len(),
+            channels: self.channels,
+            y: y.as_mut_ptr().wrapping_add(self.target(picture, row, column)),
+            y_step: self.columns.target_step * self.channels,
+            accumulate: self.accumulate,
+        }
+    }
+
+    /// Bias, residual and activation of some targets of a row.
+    fn finish(&self, pool: &Pool, picture: usize, row: usize, columns: Range<usize>, y: &Disjoint<'_, f32>) {
+        let Epilogue { bias, residual, activation } = self.epilogue;
+        if bias.is_none() && residual.is_none() && activation.is_none() {
+            return;
+        }
+        for column in columns {
+            let start = self.target(picture, row, column);
+            let residual = residual.map(|residual| &residual[start..][..self.channels]);
+            // SAFETY: this task alone writes this row of targets.
+            let target = unsafe { y.part(start, self.channels) };
+            dispatch!(pool.isa(), finish_kernel(target: &mut [f32], bias: Option<&[f32]>, residual: Option<&[f32]>, activation: Option<Activation>));
+        }
+    }
+}
+
+/// Four targets side by side whose windows of `K` columns, `S` apart, lie inside: `N = 3 S + K` source pixels per row.
+#[inline(always)]
+fn wide_kernel<V: Simd, const K: usize, const S: usize, const N: usize>(window: Window) {
+    let mut channel = 0;
+    while channel < window.channels {
+        let count = V::LANES.min(window.channels - channel);
+        // SAFETY: the caller's windows lie inside the maps, and `count` channels remain.
+        unsafe {
+            if count == V::LANES {
+                wide_channels::<V, K, S, N, true>(&window, channel, count);
+            } else {
+                wide_channels::<V, K, S, N, false>(&window, channel, count);
+            }
+        }
+        channel += V::LANES;
+    }
+}
+
+/// One vector of channels, a whole one or `count` lanes of it.
+#[inline(always)]
+unsafe fn load<V: Simd, const WHOLE: bool>(from: *const f32, count: usize) -> V {
+    // SAFETY: the caller's promise.
+    unsafe { if WHOLE { V::load(from) } else { V::load_partial(from, count) } }
+}
+
+#[inline(always)]
+unsafe fn wide_channels<V: Simd, const K: usize, const S: usize, const N: usize, const WHOLE: bool>(
+    window: &Window,
+    channel: usize,
+    count: usize,
+) {
+    let mut sums = [V::zero(); WIDE];
+    // SAFETY: the caller's promise.
+    unsafe {
+        for row in 0..window.rows {
+            let x = window.x.add(row * window.x_row + channel);
+            let weights = window.weights.add(row * window.weights_row + channel);
+            let mut pixels = [V::zero(); N];
+            for n in 0..N {
+                pixels[n] = load::<V, WHOLE>(x.add(n * window.channels), count);
+            }
+            for k in 0..K {
+                let weight = load::<V, WHOLE>(weights.add(k * window.channels), count);
+                for t in 0..WIDE {
+                    sums[t] = pixels[t * S + k].mul_add(weight, sums[t]);
+                }
+            }
+        }
+        for t in 0..WIDE {
+            put::<V, WHOLE>(sums[t], window.y.add(t * window.y_step + channel), count, window.accumulate);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn put<V: Simd, const WHOLE: bool>(sum: V, to: *mut f32, count: usize, accumulate: bool) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let sum = if accumulate { sum.add(load::<V, WHOLE>(to, count)) } else { sum };
+        if WHOLE { sum.store(to) } else { sum.store_partial(to, count) }
+    }
+}
+
+/// One target whose window has any number of rows and columns.
+#[inline(always)]
+fn window_kernel<V: Simd>(window: Window) {
+    let mut channel = 0;
+    // SAFETY: the caller's window lies inside the maps; the channels taken remain.
+    unsafe {
+        while channel + 4 * V::LANES <= window.channels {
+            window_channels::<V, 4, true>(&window, channel, V::LANES);
+            channel += 4 * V::LANES;
+        }
+        while channel + V::LANES <= window.channels {
+            window_channels::<V, 1, true>(&window, channel, V::LANES);
+            channel += V::LANES;
+        }
+        if channel < window.channels {
+            window_channels::<V, 1, false>(&window, channel, window.channels - channel);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn window_channels<V: Simd, const C: usize, const WHOLE: bool>(
+    window: &Window,
+    channel: usize,
+    count: usize,
+) {
+    let mut sums = [V::zero(); C];
+    // SAFETY: the caller's promise.
+    unsafe {
+        for row in 0..window.rows {
+            for column in 0..window.columns {
+                let x = window.x.add(row * window.x_row + column * window.channels + channel);
+                let weights =
+                    window.weights.add(row * window.weights_row + column * window.channels + channel);
+                for c in 0..C {
+                    let weight = load::<V, WHOLE>(weights.add(c * V::LANES), count);
+                    sums[c] = load::<V, WHOLE>(x.add(c * V::LANES), count).mul_add(weight, sums[c]);
+                }
+            }
+        }
+        for c in 0..C {
+            let to = window.y.add(channel + c * V::LANES);
+            put::<V, WHOLE>(sums[c], to, count, window.accumulate);
+        }
+    }
+}
+
+/// Sums of all taps for some channels over some pictures.
+#[derive(Clone, Copy)]
+struct TapSums {
+    x: *const f32,
+    dy: *const f32,
+    /// `[tap][channels]`, overwritten.
+    dw: *mut f32,
+    pictures: usize,
+    rows: Axis,
+    columns: Axis,
+    channels: usize,
+    channel: usize,
+    /// Channels of this call.
+    count: usize,
+    /// Targets whose window's columns lie inside.
+    inner: [usize; 2],
+}
+
+/// See [`super::backward_weight`].
+pub fn backward_weight(
+    pool: &Pool,
+    shape: &ConvShape,
+    x: &[f32],
+    dy: &[f32],
+    dw: &mut [f32],
+    accumulate: bool,
+) {
+    let slices = shape.batch.clamp(1, SLICES);
+    let len = dw.len();
+    scratch::with(slices * len, |sums| {
+        sum_slices(pool, shape, x, dy, slices, sums);
+        let sums = &*sums;
+        for slice in 0..slices {
+            let (sums, add) = (&sums[slice * len..][..len], accumulate || slice > 0);
+            dispatch!(pool.isa(), add_kernel(dw: &mut [f32], sums: &[f32], add: bool));
+        }
+    });
+}
+
+fn sum_slices(pool: &Pool, shape: &ConvShape, x: &[f32], dy: &[f32], slices: usize, sums: &mut [f32]) {
+    let (rows, columns) = (Axis::forward(shape, 0), Axis::forward(shape, 1));
+    let inner = columns.inner();
+    let channels = shape.in_channels;
+    let len = sums.len() / slices;
+    let sums = Disjoint::new(sums);
+    // Sixteen channels are whole vectors under every instruction set, and a cache line.
+    let parts = channels.div_ceil(16).min((pool.threads() * 6).div_ceil(slices));
+    let per_part = channels.div_ceil(16).div_ceil(parts) * 16;
+    let (in_picture, out_picture) =
+        (shape.in_len() / shape.batch.max(1), shape.out_len() / shape.batch.max(1));
+    pool.run(slices * parts, &|task| {
+        let (slice, part) = (task / parts, task % parts);
+        let pictures = shape.batch * slice / slices..shape.batch * (slice + 1) / slices;
+        let work = TapSums {
+            x: x[pictures.start * in_picture..].as_ptr(),
+            dy: dy[pictures.start * out_picture..].as_ptr(),
+            dw: sums.as_mut_ptr().wrapping_add(slice * len),
+            pictures: pictures.len(),
+            rows,
+            columns,
+            channels,
+            channel: part * per_part,
+            count: per_part.min(channels.saturating_sub(part * per_part)),
+            inner: [inner.start, inner.end],
+        };
+        match shape.kernel {
+            [3, 3] => dispatch!(pool.isa(), taps_kernel[3, 9](work: TapSums)),
+            [5, 5] => dispatch!(pool.isa(), taps_kernel[5, 25](work: TapSums)),
+            _ => dispatch!(pool.isa(), any_taps_kernel(work: TapSums)),
+        }
+    });
+}
+
+/// Square kernels of side `K`, `T = K^2` taps, all in registers.
+#[inline(always)]
+fn taps_kernel<V: Simd, const K: usize, const T: usize>(work: TapSums) {
+    let mut channel = work.channel;
+    let end = work.channel + work.count;
+    while channel < end {
+        let count = V::LANES.min(end - channel);
+        // SAFETY: `count` channels remain.
+        unsafe {
+            if count == V::LANES {
+                taps_channels::<V, K, T, true>(&work, channel, count);
+            } else {
+                taps_channels::<V, K, T, false>(&work, channel, count);
+            }
+        }
+        channel += V::LANES;
+    }
+}
+
+#[inline(always)]
+unsafe fn taps_channels<V: Simd, const K: usize, const T: usize, const WHOLE: bool>(
+    work: &TapSums,
+    channel: usize,
+    count: usize,
+) {
+    let mut sums = [V::zero(); T];
+    let (rows, columns, channels) = (&work.rows, &work.columns, work.channels);
+    let step = columns.source_step * channels;
+    // SAFETY: only taps that meet the source are read; the caller vouches for the channels.
+    unsafe {
+        for picture in 0..work.pictures {
+            for row in 0..rows.count {
+                let top = rows.window(row) + (picture * rows.limit) as isize;
+                let dy = work.dy.add((picture * rows.count + row) * columns.count * channels + channel);
+                let hit = rows.hits(row);
+                // May point before the map where the window does; those pixels are not read.
+                let start =
+                    (top * columns.limit as isize + columns.offset) * channels as isize + channel as isize;
+                let x = work.x.wrapping_offset(start);
+                for column in 0..columns.count {
+                    let gradient = load::<V, WHOLE>(dy.add(column * channels), count);
+                    let x = x.wrapping_add(column * step);
+                    let inside = column >= work.inner[0] && column < work.inner[1];
+                    let hits = if inside { 0..K } else { columns.hits(column) };
+                    for k in 0..K {
+                        if k < hit.start || k >= hit.end {
+                            continue;
+                        }
+                        let x = x.wrapping_add(k * columns.limit * channels);
+                        if inside {
+                            for j in 0..K {
+                                let pixel = load::<V, WHOLE>(x.wrapping_add(j * channels), count);
+                                sums[k * K + j] = pixel.mul_add(gradient, sums[k * K + j]);
+                            }
+                        } else {
+                            for j in 0..K {
+                                if j >= hits.start && j < hits.end {
+                                    let pixel = load::<V, WHOLE>(x.wrapping_add(j * channels), count);
+                                    sums[k * K + j] = pixel.mul_add(gradient, sums[k * K + j]);
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        for t in 0..T {
+            put::<V, WHOLE>(sums[t], work.dw.add(t * channels + channel), count, false);
+        }
+    }
+}
+
+/// Kernels of any size, a tap at a time.
+#[inline(always)]
+fn any_taps_kernel<V: Simd>(work: TapSums) {
+    for tap in 0..work.rows.taps * work.columns.taps {
+        let mut channel = work.channel;
+        let end = work.channel + work.count;
+        while channel < end {
+            let count = V::LANES.min(end - channel);
+            // SAFETY: `count` channels remain.
+            unsafe { one_tap::<V>(&work, tap, channel, count) };
+            channel += V::LANES;
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn one_tap<V: Simd>(work: &TapSums, tap: usize, channel: usize, count: usize) {
+    let (rows, columns, channels) = (&work.rows, &work.columns, work.channels);
+    let (tap_row, tap_column) = (tap / columns.taps, tap % columns.taps);
+    let mut sum = V::zero();
+    for picture in 0..work.pictures {
+        for row in (0..rows.count).filter(|&row| rows.hits(row).contains(&tap_row)) {
+            let in_row = (rows.window(row) + tap_row as isize) as usize;
+            for column in (0..columns.count).filter(|&column| columns.hits(column).contains(&tap_column)) {
+                let in_column = (columns.window(column) + tap_column as isize) as usize;
+                let pixel = (picture * rows.limit + in_row) * columns.limit + in_column;
+                let target = (picture * rows.count + row) * columns.count + column;
+                // SAFETY: both pixels lie in their maps; the caller vouches for the channels.
+                unsafe {
+                    let x = V::load_partial(work.x.add(pixel * channels + channel), count);
+                    let dy = V::load_partial(work.dy.add(target * channels + channel), count);
+                    sum = x.mul_add(dy, sum);
+                }
+            }
+        }
+    }
+    // SAFETY: the place of this tap and these channels, which this task alone writes.
+    unsafe { sum.store_partial(work.dw.add(tap * channels + channel), count) };
+}
+
+/// `dw = sums`, or `dw += sums`.
+#[inline(always)]
+fn add_kernel<V: Simd>(dw: &mut [f32], sums: &[f32], add: bool) {
+    let to = dw.as_mut_ptr();
+    let mut i = 0;
+    while i < dw.len() {
+        let count = V::LANES.min(dw.len() - i);
+        // SAFETY: both are of one length.
+        unsafe {
+            let sum = V::load_partial(sums.as_ptr().add(i), count);
+            let sum = if add { V::load_partial(to.add(i), count).add(sum) } else { sum };
+            sum.store_partial(to.add(i), count);
+        }
+        i += V::LANES;
+    }
+}

@@ -1,0 +1,272 @@
+//! The two innermost loops of dense convolution, unrolled over a block of registers, for every instruction set.
+//!
+//! [`Tile`]: rows of the output times columns, summed over taps and channels; the input is broadcast, the weights are
+//! vectors. [`Patch`]: rows of the weight gradient (inputs) times columns (outputs), summed over pixels.
+//!
+//! Never here: where rows lie in a map, or who does which tile.
+
+use crate::simd::{Isa, Simd};
+
+use super::BLOCK;
+
+/// Most rows of a tile or patch under any instruction set.
+pub const MOST_ROWS: usize = 14;
+
+/// `out[row][column] (+)= sum over taps, k of pointers[tap][row][k] * weights[column / 16][offsets[tap] + k * 16 + column % 16]`
+pub struct Tile {
+    /// `[taps][rows]`: where the channels of a row begin under a tap.
+    pub pointers: *const *const f32,
+    /// `[taps]`: where the weights of a tap begin in a block.
+    pub offsets: *const usize,
+    pub taps: usize,
+    /// Channels summed over per tap.
+    pub depth: usize,
+    /// First block of columns.
+    pub weights: *const f32,
+    /// Floats from a block of columns to the next.
+    pub block_len: usize,
+    /// `[rows]`: where a row begins in `out`, counted in floats.
+    pub outs: *const usize,
+    /// First column of the first row.
+    pub out: *mut f32,
+    /// Columns that exist, up to the kernel's.
+    pub columns: usize,
+    /// Add to `out` instead of overwriting it.
+    pub accumulate: bool,
+}
+
+/// A run of pixels with constant steps.
+#[derive(Clone, Copy)]
+pub struct Segment {
+    /// First pixel's first input of the map `x`.
+    pub x: *const f32,
+    /// First pixel's row of the panel of output gradients.
+    pub dy: *const f32,
+    pub pixels: usize,
+}
+
+/// `dw[column / 16][row * 16 + column % 16] (+)= sum over pixels of x[row] * dy[column]`
+pub struct Patch {
+    pub segments: *const Segment,
+    pub count: usize,
+    /// Floats from a pixel of `x` to the next in a segment.
+    pub x_step: usize,
+    /// Added to every segment's `x`: the first row.
+    pub x_offset: usize,
+    /// Added to every segment's `dy`: the first column.
+    pub dy_offset: usize,
+    /// First row and column of the result.
+    pub dw: *mut f32,
+    pub block_len: usize,
+    pub accumulate: bool,
+}
+
+/// A loop over a tile.
+pub type TileKernel = unsafe fn(&Tile);
+/// A loop over a patch.
+pub type PatchKernel = unsafe fn(&Patch);
+
+/// Columns of a panel of output gradients: a whole number of blocks for every instruction set.
+pub const PANEL: usize = 32;
+
+/// Floats from the start of the first block to that of a vector of columns.
+#[inline(always)]
+fn column_start<V: Simd>(vector: usize, block_len: usize) -> usize {
+    let column = vector * V::LANES;
+    column / BLOCK * block_len + column % BLOCK
+}
+
+#[inline(always)]
+unsafe fn tile_kernel<V: Simd, const R: usize, const C: usize>(tile: &Tile) {
+    let mut sums = [[V::zero(); C]; R];
+    // SAFETY: all reads lie in the rows, taps and blocks that the tile's builder vouches for.
+    unsafe {
+        for tap in 0..tile.taps {
+            let rows = tile.pointers.add(tap * R).cast::<[*const f32; R]>().read_unaligned();
+            let weights = tile.weights.add(*tile.offsets.add(tap));
+            for k in 0..tile.depth {
+                let mut columns = [V::zero(); C];
+                for c in 0..C {
+                    columns[c] = V::load(weights.add(k * BLOCK + column_start::<V>(c, tile.block_len)));
+                }
+                for r in 0..R {
+                    let x = V::splat(*rows[r].add(k));
+                    for c in 0..C {
+                        sums[r][c] = x.mul_add(columns[c], sums[r][c]);
+                    }
+                }
+            }
+        }
+        for r in 0..R {
+            let out = tile.out.add(*tile.outs.add(r));
+            if tile.columns == C * V::LANES {
+                store_row(sums[r], out, tile.accumulate);
+            } else {
+                store_partial_row(sums[r], out, tile.columns, tile.accumulate);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn store_row<V: Simd, const C: usize>(sums: [V; C], out: *mut f32, accumulate: bool) {
+    for c in 0..C {
+        // SAFETY: the row has `C` whole vectors.
+        unsafe {
+            let to = out.add(c * V::LANES);
+            if accumulate { sums[c].add(V::load(to)).store(to) } else { sums[c].store(to) }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn store_partial_row<V: Simd, const C: usize>(
+    sums: [V; C],
+    out: *mut f32,
+    columns: usize,
+    accumulate: bool,
+) {
+    for c in 0..C {
+        let count = columns.saturating_sub(c * V::LANES).min(V::LANES);
+        if count == 0 {
+            break;
+        }
+        // SAFETY: `count` columns remain in the row.
+        unsafe {
+            let to = out.add(c * V::LANES);
+            let sum = if accumulate { sums[c].add(V::load_partial(to, count)) } else { sums[c] };
+            sum.store_partial(to, count);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn patch_kernel<V: Simd, const R: usize, const C: usize>(patch: &Patch) {
+    let mut sums = [[V::zero(); C]; R];
+    // SAFETY: all reads lie in the segments that the patch's builder vouches for.
+    unsafe {
+        for index in 0..patch.count {
+            let segment = *patch.segments.add(index);
+            let mut x = segment.x.add(patch.x_offset);
+            let mut dy = segment.dy.add(patch.dy_offset);
+            for _ in 0..segment.pixels {
+                let mut columns = [V::zero(); C];
+                for c in 0..C {
+                    columns[c] = V::load(dy.add(c * V::LANES));
+                }
+                for r in 0..R {
+                    let row = V::splat(*x.add(r));
+                    for c in 0..C {
+                        sums[r][c] = row.mul_add(columns[c], sums[r][c]);
+                    }
+                }
+                // The step past the last pixel may leave the map; it is never read.
+                x = x.wrapping_add(patch.x_step);
+                dy = dy.wrapping_add(PANEL);
+            }
+        }
+        for r in 0..R {
+            for c in 0..C {
+                let to = patch.dw.add(r * BLOCK + column_start::<V>(c, patch.block_len));
+                if patch.accumulate { sums[r][c].add(V::load(to)).store(to) } else { sums[r][c].store(to) }
+            }
+        }
+    }
+}
+
+/// Instances of a kernel for the row counts in brackets, in order.
+macro_rules! instances {
+    ($kernel:ident($argument:ty), $vector:ty, $columns:literal, [$($rows:literal)*], $attribute:meta) => {
+        [$({
+            #[$attribute]
+            unsafe fn instance(argument: &$argument) {
+                // SAFETY: the caller's promise.
+                unsafe { $kernel::<$vector, $rows, $columns>(argument) }
+            }
+            instance as unsafe fn(&$argument)
+        }),*]
+    };
+}
+
+macro_rules! avx512 {
+    ($kernel:ident($argument:ty), $columns:literal, [$($rows:literal)*]) => {
+        instances!($kernel($argument), crate::simd::Avx512, $columns, [$($rows)*], target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))
+    };
+}
+
+macro_rules! avx2 {
+    ($kernel:ident($argument:ty), $columns:literal, [$($rows:literal)*]) => {
+        instances!($kernel($argument), crate::simd::Avx2, $columns, [$($rows)*], target_feature(enable = "avx2,fma"))
+    };
+}
+
+macro_rules! portable {
+    ($kernel:ident($argument:ty), $columns:literal, [$($rows:literal)*]) => {
+        instances!($kernel($argument), crate::simd::Portable, $columns, [$($rows)*], inline(never))
+    };
+}
+
+/// Most rows that a tile or patch has under `isa`.
+pub fn most_rows(isa: Isa) -> usize {
+    match isa {
+        Isa::Avx512 => MOST_ROWS,
+        Isa::Avx2 | Isa::Portable => 6,
+    }
+}
+
+/// The kernel for a tile of `rows` rows where `blocks` blocks of columns remain, and the blocks that it takes.
+pub fn tile_for(isa: Isa, rows: usize, blocks: usize) -> (TileKernel, usize) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => avx512_tile(rows, blocks),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => avx2_tile(rows, blocks),
+        _ => {
+            static ONE: [TileKernel; 6] = portable!(tile_kernel(Tile), 2, [1 2 3 4 5 6]);
+            (ONE[rows - 1], 1)
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn avx512_tile(rows: usize, blocks: usize) -> (TileKernel, usize) {
+    static ONE: [TileKernel; 14] = avx512!(tile_kernel(Tile), 1, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+    static TWO: [TileKernel; 14] = avx512!(tile_kernel(Tile), 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+    static FOUR: [TileKernel; 6] = avx512!(tile_kernel(Tile), 4, [1 2 3 4 5 6]);
+    match blocks {
+        1 => (ONE[rows - 1], 1),
+        4.. if rows <= 6 => (FOUR[rows - 1], 4),
+        _ => (TWO[rows - 1], 2),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn avx2_tile(rows: usize, blocks: usize) -> (TileKernel, usize) {
+    static ONE: [TileKernel; 6] = avx2!(tile_kernel(Tile), 2, [1 2 3 4 5 6]);
+    static TWO: [TileKernel; 3] = avx2!(tile_kernel(Tile), 4, [1 2 3]);
+    if rows <= 3 && blocks >= 2 { (TWO[rows - 1], 2) } else { (ONE[rows - 1], 1) }
+}
+
+/// The kernel for a patch of `rows` rows where `blocks` blocks of columns remain, and the blocks that it takes.
+pub fn patch_for(isa: Isa, rows: usize, blocks: usize) -> (PatchKernel, usize) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => avx512_patch(rows, blocks),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => {
+            static ONE: [PatchKernel; 6] = avx2!(patch_kernel(Patch), 2, [1 2 3 4 5 6]);
+            (ONE[rows - 1], 1)
+        }
+        _ => {
+            static ONE: [PatchKernel; 6] = portable!(patch_kernel(Patch), 2, [1 2 3 4 5 6]);
+            (ONE[rows - 1], 1)
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn avx512_patch(rows: usize, blocks: usize) -> (PatchKernel, usize) {
+    static ONE: [PatchKernel; 14] = avx512!(patch_kernel(Patch), 1, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+    static TWO: [PatchKernel; 14] = avx512!(patch_kernel(Patch), 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+    if blocks == 1 { (ONE[rows - 1], 1) } else { (TWO[rows - 1], 2) }
+}

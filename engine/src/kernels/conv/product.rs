@@ -1,0 +1,390 @@
+//! Runs a gathered sum over all targets: divides it into tasks, finds the rows of each tile and calls the tile kernels.
+//!
+//! Targets are taken in the order of the map, or by position: the same pixel of many pictures together, so that a tap
+//! that falls into the padding is left out instead of multiplied by zero. On maps of 1x1 a padded 3x3 kernel is then a
+//! 1x1 kernel. By position, the source is first copied so that the pictures of a pixel are neighbors.
+//!
+//! Every target is summed by one call of a tile kernel, over taps and channels in order: the division into tasks never
+//! shows in the result.
+//!
+//! Never here: what the taps mean.
+
+use std::cell::RefCell;
+
+use models::Activation;
+
+use crate::pool::{Disjoint, Pool};
+use crate::simd::{self, Simd, dispatch};
+
+use super::gather::{Class, Source};
+use super::micro::{MOST_ROWS, Tile, most_rows, tile_for};
+use super::{BLOCK, Epilogue, scratch};
+
+/// Bytes of weights that a task goes through again and again: about a quarter of a second-level cache.
+const WEIGHT_BYTES: usize = 512 << 10;
+/// Multiplications below which waking a thread costs more than it saves.
+const SMALL: usize = 60_000;
+
+/// A gathered sum over a whole batch.
+pub struct Product<'a> {
+    pub batch: usize,
+    pub source: Source,
+    pub classes: &'a [Class],
+    pub groups: usize,
+    /// Channels summed over, per group; groups lie side by side in a source pixel.
+    pub depth: usize,
+    /// `[group][block][tap][depth][16]`
+    pub weights: &'a [f32],
+    /// Floats of a block of weights.
+    pub block_len: usize,
+    /// Target channels per group.
+    pub columns: usize,
+    /// Height and width of the target map.
+    pub target: [usize; 2],
+    pub accumulate: bool,
+    pub epilogue: Epilogue<'a>,
+}
+
+/// How the work is cut: targets into tiles, blocks of columns into ranges.
+struct Cut {
+    by_position: bool,
+    most_rows: usize,
+    tiles: usize,
+    tiles_per_task: usize,
+    blocks_per_task: usize,
+}
+
+/// A tile's rows, taps and outputs, refilled for every tile.
+#[derive(Default)]
+struct Table {
+    pointers: Vec<*const f32>,
+    offsets: Vec<usize>,
+    outs: Vec<usize>,
+}
+
+thread_local! {
+    static TABLE: RefCell<Table> = RefCell::default();
+}
+
+/// A tile's targets: `rows` of a class from `first`, or pictures from `first` at one place.
+struct Targets<'c> {
+    class: &'c Class,
+    place: Option<usize>,
+    first: usize,
+    rows: usize,
+}
+
+impl Product<'_> {
+    /// Computes all of `out`.
+    pub fn run(&self, pool: &Pool, out: &mut [f32]) {
+        if !self.pays_by_position() {
+            return self.run_from(pool, self.source, false, out);
+        }
+        let pixel = odd_lines(self.depth * self.groups);
+        let len = self.source.height * self.source.width * self.batch * pixel;
+        scratch::with(len, |copy| {
+            let source = self.copy_by_position(pool, pixel, copy);
+            self.run_from(pool, source, true, out);
+        });
+    }
+
+    /// Whether the taps in the padding cost more than copying the source.
+    fn pays_by_position(&self) -> bool {
+        let all: usize = self.classes.iter().map(|class| class.places() * class.taps.len()).sum();
+        let hits: usize = self.classes.iter().map(|class| class.hits(&self.source)).sum();
+        self.batch >= 8 && hits * 10 < all * 9
+    }
+
+    /// Copies the source as `[row][column][picture][pixel]`.
+    fn copy_by_position(&self, pool: &Pool, pixel: usize, copy: &mut [f32]) -> Source {
+        let (from, channels, batch) = (self.source, self.depth * self.groups, self.batch);
+        let to = Disjoint::new(copy);
+        let parts = batch.div_ceil(8);
+        pool.run(from.height * parts, &|task| {
+            let (row, part) = (task / parts, task % parts);
+            for column in 0..from.width {
+                for picture in part * 8..batch.min(part * 8 + 8) {
+                    let place = (row * from.width + column) * batch + picture;
+                    // SAFETY: both pixels lie in their maps; every task writes pixels of its own.
+                    unsafe {
+                        let pixel_start =
+                            from.start.add(picture * from.picture + row * from.row + column * from.pixel);
+                        let target = to.part(place * pixel, channels);
+                        std::ptr::copy_nonoverlapping(
+                            from.at(picture, row, column),
+                            target.as_mut_ptr(),
+                            channels,
+                        );
+                    }
+                }
+            }
+        });
+        let column = batch * pixel;
+        Source { start: copy.as_ptr(), picture: pixel, row: from.width * column, pixel: column, ..from }
+    }
+
+    fn run_from(&self, pool: &Pool, source: Source, by_position: bool, out: &mut [f32]) {
+        let cut = self.cut(pool, by_position);
+        let ranges = self.blocks().div_ceil(cut.blocks_per_task);
+        let chunks = cut.tiles.div_ceil(cut.tiles_per_task);
+        let out = Disjoint::new(out);
+        scratch::with(self.depth, |zeros| {
+            zeros.fill(0.0);
+            let zeros = &*zeros;
+            // A range of columns is the outermost loop: its weights stay in the cache.
+            pool.run(self.groups * ranges * chunks, &|task| {
+                let (group, rest) = (task / (ranges * chunks), task % (ranges * chunks));
+                let first = rest / chunks * cut.blocks_per_task;
+                let blocks = first..self.blocks().min(first + cut.blocks_per_task);
+                let tile = rest % chunks * cut.tiles_per_task;
+                let tiles = tile..cut.tiles.min(tile + cut.tiles_per_task);
+                let work = Work { product: self, pool, source, cut: &cut, zeros, out: &out, group, blocks };
+                TABLE.with_borrow_mut(|table| tiles.for_each(|tile| work.tile(tile, table)));
+            });
+        });
+    }
+
+    /// Blocks of columns in a group.
+    fn blocks(&self) -> usize {
+        self.columns.div_ceil(BLOCK)
+    }
+
+    fn cut(&self, pool: &Pool, by_position: bool) -> Cut {
+        let most_rows = most_rows(pool.isa());
+        let tiles: usize =
+            self.classes.iter().map(|class| self.class_tiles(class, by_position, most_rows)).sum();
+        let (blocks, threads) = (self.blocks(), pool.threads());
+        let mut cut = Cut {
+            by_position,
+            most_rows,
+            tiles,
+            tiles_per_task: tiles.max(1),
+            blocks_per_task: blocks.max(1),
+        };
+        cut.blocks_per_task =
+            (WEIGHT_BYTES / (self.block_len.max(1) * 4)).clamp(4, blocks.max(4)).min(blocks.max(1));
+        if threads == 1 || self.macs() < SMALL {
+            return cut;
+        }
+        let wanted = threads * 6;
+        if tiles * self.groups < wanted {
+            // Few rows: divide the columns, by whole kernels of four blocks.
+            let share = (blocks * tiles * self.groups).div_ceil(wanted).next_multiple_of(4);
+            cut.blocks_per_task = cut.blocks_per_task.min(share.max(if blocks <= 8 { 2 } else { 4 }));
+        }
+        let ranges = blocks.div_ceil(cut.blocks_per_task) * self.groups;
+        cut.tiles_per_task = (tiles * ranges / wanted).clamp(1, tiles.max(1));
+        cut
+    }
+
+    fn macs(&self) -> usize {
+        let taps: usize = self.classes.iter().map(|class| class.places() * class.taps.len()).sum();
+        taps * self.batch * self.depth * self.columns * self.groups
+    }
+
+    fn class_tiles(&self, class: &Class, by_position: bool, most_rows: usize) -> usize {
+        if by_position {
+            class.places() * self.batch.div_ceil(most_rows)
+        } else {
+            (class.places() * self.batch).div_ceil(most_rows)
+        }
+    }
+
+    /// The targets of tile `tile`; sizes of tiles differ by one row at most.
+    fn targets(&self, cut: &Cut, mut tile: usize) -> Option<Targets<'_>> {
+        for class in self.classes {
+            let tiles = self.class_tiles(class, cut.by_position, cut.most_rows);
+            if tile >= tiles {
+                tile -= tiles;
+                continue;
+            }
+            if !cut.by_position {
+                let (first, rows) = share(class.places() * self.batch, tiles, tile);
+                return Some(Targets { class, place: None, first, rows });
+            }
+            let per_place = self.batch.div_ceil(cut.most_rows);
+            let (first, rows) = share(self.batch, per_place, tile % per_place);
+            return Some(Targets { class, place: Some(tile / per_place), first, rows });
+        }
+        None
+    }
+}
+
+/// First and count of part `part` when `all` is divided into `parts` parts that differ by one at most.
+fn share(all: usize, parts: usize, part: usize) -> (usize, usize) {
+    let (base, more) = (all / parts, all % parts);
+    (part * base + part.min(more), base + usize::from(part < more))
+}
+
+/// Floats of a pixel so that neighbors begin an odd number of cache lines apart: then they do not compete for a place in
+/// the cache.
+fn odd_lines(channels: usize) -> usize {
+    (channels.div_ceil(BLOCK) | 1) * BLOCK
+}
+
+/// One task: some tiles of a group, a range of its blocks.
+struct Work<'a> {
+    product: &'a Product<'a>,
+    pool: &'a Pool,
+    source: Source,
+    cut: &'a Cut,
+    zeros: &'a [f32],
+    out: &'a Disjoint<'a, f32>,
+    group: usize,
+    blocks: std::ops::Range<usize>,
+}
+
+impl Work<'_> {
+    fn tile(&self, tile: usize, table: &mut Table) {
+        let Some(targets) = self.product.targets(self.cut, tile) else { return };
+        self.fill(&targets, table);
+        self.multiply(targets.rows, table);
+        self.finish(table);
+    }
+
+    /// Notes where the rows of the tile lie under each tap, and where they go.
+    fn fill(&self, targets: &Targets<'_>, table: &mut Table) {
+        let (class, source, product) = (targets.class, &self.source, self.product);
+        table.pointers.clear();
+        table.offsets.clear();
+        table.outs.clear();
+        let channels = product.columns * product.groups;
+        let mut base = [source.start; MOST_ROWS];
+        let mut at = [[0_isize; 2]; MOST_ROWS];
+        let mut place = Place::of(targets);
+        for row in 0..targets.rows {
+            let [y, x] = [0, 1].map(|axis| place.grid[axis] * class.source_step[axis]);
+            at[row] = [y as isize, x as isize];
+            let offset = place.picture * source.picture
+                + y * source.row
+                + x * source.pixel
+                + self.group * product.depth;
+            base[row] = source.start.wrapping_add(offset);
+            let [y, x] = [0, 1].map(|axis| class.start[axis] + place.grid[axis] * class.target_step[axis]);
+            let pixel = (place.picture * product.target[0] + y) * product.target[1] + x;
+            table.outs.push(pixel * channels + self.group * product.columns);
+            place.step(targets);
+        }
+        let (base, at) = (&base[..targets.rows], &at[..targets.rows]);
+        for tap in &class.taps {
+            let offset = tap.row * source.row as isize + tap.column * source.pixel as isize;
+            let start = table.pointers.len();
+            let mut any = false;
+            for (base, at) in base.iter().zip(at) {
+                let hit = ((at[0] + tap.row) as usize) < source.height
+                    && ((at[1] + tap.column) as usize) < source.width;
+                any |= hit;
+                table.pointers.push(if hit { base.wrapping_offset(offset) } else { self.zeros.as_ptr() });
+            }
+            if any {
+                table.offsets.push(tap.tap * product.depth * BLOCK);
+            } else {
+                table.pointers.truncate(start);
+            }
+        }
+    }
+
+    /// Calls the kernels over the range of columns.
+    fn multiply(&self, rows: usize, table: &Table) {
+        let product = self.product;
+        let mut block = self.blocks.start;
+        while block < self.blocks.end {
+            let (kernel, taken) = tile_for(self.pool.isa(), rows, self.blocks.end - block);
+            let weights = &product.weights[(self.group * product.blocks() + block) * product.block_len..];
+            let tile = Tile {
+                pointers: table.pointers.as_ptr(),
+                offsets: table.offsets.as_ptr(),
+                taps: table.offsets.len(),
+                depth: product.depth,
+                weights: weights.as_ptr(),
+                block_len: product.block_len,
+                outs: table.outs.as_ptr(),
+                out: self.out.as_mut_ptr().wrapping_add(block * BLOCK),
+                columns: (product.columns - block * BLOCK).min(taken * BLOCK),
+                accumulate: product.accumulate,
+            };
+            // SAFETY: `fill` wrote `rows` pointers per tap, each with `depth` readable floats, and `rows` places in the
+            // output, each with `columns` writable ones that no other task writes; the kernel is for this machine.
+            unsafe { kernel(&tile) };
+            block += taken;
+        }
+    }
+
+    /// Bias, residual and activation, while the tile is in the cache.
+    fn finish(&self, table: &Table) {
+        let Epilogue { bias, residual, activation } = self.product.epilogue;
+        if bias.is_none() && residual.is_none() && activation.is_none() {
+            return;
+        }
+        let first = self.blocks.start * BLOCK;
+        let columns = self.product.columns.min(self.blocks.end * BLOCK) - first;
+        let bias = bias.map(|bias| &bias[self.group * self.product.columns + first..][..columns]);
+        for &start in &table.outs {
+            let residual = residual.map(|residual| &residual[start + first..][..columns]);
+            // SAFETY: this task alone writes these columns of this row.
+            let row = unsafe { self.out.part(start + first, columns) };
+            dispatch!(self.pool.isa(), finish_kernel(row: &mut [f32], bias: Option<&[f32]>, residual: Option<&[f32]>, activation: Option<Activation>));
+        }
+    }
+}
+
+/// Where a row of a tile lies: the picture and the place in the grid.
+struct Place {
+    picture: usize,
+    grid: [usize; 2],
+}
+
+impl Place {
+    fn of(targets: &Targets<'_>) -> Self {
+        let (class, places) = (targets.class, targets.class.places());
+        let (picture, place) = match targets.place {
+            Some(place) => (targets.first, place),
+            None => (targets.first / places, targets.first % places),
+        };
+        Self { picture, grid: [place / class.width, place % class.width] }
+    }
+
+    fn step(&mut self, targets: &Targets<'_>) {
+        if targets.place.is_some() {
+            self.picture += 1;
+            return;
+        }
+        self.grid[1] += 1;
+        if self.grid[1] == targets.class.width {
+            self.grid = [self.grid[0] + 1, 0];
+        }
+        if self.grid[0] == targets.class.height {
+            *self = Self { picture: self.picture + 1, grid: [0, 0] };
+        }
+    }
+}
+
+/// `row = activation(row + bias + residual)`
+#[inline(always)]
+pub fn finish_kernel<V: Simd>(
+    row: &mut [f32],
+    bias: Option<&[f32]>,
+    residual: Option<&[f32]>,
+    activation: Option<Activation>,
+) {
+    let (len, to) = (row.len(), row.as_mut_ptr());
+    let mut i = 0;
+    while i < len {
+        let count = V::LANES.min(len - i);
+        // SAFETY: bias and residual are as long as the row; `count` floats remain.
+        unsafe {
+            let mut value = V::load_partial(to.add(i), count);
+            if let Some(bias) = bias {
+                value = value.add(V::load_partial(bias.as_ptr().add(i), count));
+            }
+            if let Some(residual) = residual {
+                value = value.add(V::load_partial(residual.as_ptr().add(i), count));
+            }
+            if let Some(activation) = activation {
+                value = simd::activate(activation, value);
+            }
+            value.store_partial(to.add(i), count);
+        }
+        i += V::LANES;
+    }
+}

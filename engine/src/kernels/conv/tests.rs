@@ -1,0 +1,291 @@
+//! Every path of convolution against its definition summed in f64, on odd shapes.
+
+use models::Activation;
+
+use super::{
+    ConvShape, Epilogue, backward_input, backward_weight, forward, pack_weight, reference, unpack_weight,
+    weight_len,
+};
+use crate::pool::Pool;
+use crate::simd::Isa;
+
+/// Numbers in -1..1 that look random, the same on every machine.
+fn numbers(len: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2_654_435_761) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+fn isas() -> impl Iterator<Item = Isa> {
+    Isa::ALL.into_iter().filter(|isa| isa.is_available())
+}
+
+/// Arrays of a shape, the weights in the engine's layout with zeros in the filling.
+struct Case {
+    shape: ConvShape,
+    x: Vec<f32>,
+    weight: Vec<f32>,
+    dy: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl Case {
+    fn new(shape: ConvShape) -> Self {
+        let torch = numbers(shape.out_channels * shape.group_inputs() * shape.taps(), 1);
+        let mut weight = vec![0.0; weight_len(&shape)];
+        pack_weight(&shape, &torch, &mut weight);
+        let (x, dy) = (numbers(shape.in_len(), 2), numbers(shape.out_len(), 3));
+        Self { shape, x, weight, dy, bias: numbers(shape.out_channels, 4) }
+    }
+
+    /// Results of the three passes, `[y, dx, dw]`.
+    fn fast(&self, pool: &Pool, epilogue: &Epilogue<'_>, accumulate: bool) -> [Vec<f32>; 3] {
+        let mut y = vec![7.0; self.dy.len()];
+        forward(pool, &self.shape, &self.x, &self.weight, epilogue, &mut y);
+        let [mut dx, mut dw] = self.start(accumulate);
+        backward_input(pool, &self.shape, &self.dy, &self.weight, &mut dx, accumulate);
+        backward_weight(pool, &self.shape, &self.x, &self.dy, &mut dw, accumulate);
+        [y, dx, dw]
+    }
+
+    fn plain(&self, epilogue: &Epilogue<'_>, accumulate: bool) -> [Vec<f32>; 3] {
+        let mut y = vec![7.0; self.dy.len()];
+        reference::forward(&self.shape, &self.x, &self.weight, epilogue, &mut y);
+        let [mut dx, mut dw] = self.start(accumulate);
+        reference::backward_input(&self.shape, &self.dy, &self.weight, &mut dx, accumulate);
+        reference::backward_weight(&self.shape, &self.x, &self.dy, &mut dw, accumulate);
+        [y, dx, dw]
+    }
+
+    /// What gradients are added to; the filling of the weights' is zero, without accumulation both are rubbish.
+    fn start(&self, accumulate: bool) -> [Vec<f32>; 2] {
+        if accumulate {
+            return [numbers(self.x.len(), 5), self.weight.clone()];
+        }
+        [vec![7.0; self.x.len()], vec![7.0; self.weight.len()]]
+    }
+
+    fn check(&self, pool: &Pool, epilogue: &Epilogue<'_>, accumulate: bool) {
+        let found = self.fast(pool, epilogue, accumulate);
+        let expected = self.plain(epilogue, accumulate);
+        for (name, (found, expected)) in ["y", "dx", "dw"].into_iter().zip(found.iter().zip(&expected)) {
+            let what = format!("{name} of {:?}, {}, accumulate {accumulate}", self.shape, pool.isa().name());
+            assert_close(found, expected, &what);
+        }
+    }
+}
+
+fn assert_close(found: &[f32], expected: &[f32], what: &str) {
+    let scale = expected.iter().fold(1.0_f32, |scale, x| scale.max(x.abs()));
+    for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let close = (found - expected).abs() <= 2e-6 * scale.max(1.0);
+        assert!(close, "{what}: at {index} found {found}, expected {expected}");
+    }
+}
+
+fn shape(
+    batch: usize,
+    map: [usize; 2],
+    channels: [usize; 2],
+    kernel: usize,
+    stride: usize,
+    padding: usize,
+) -> ConvShape {
+    ConvShape {
+        batch,
+        in_height: map[0],
+        in_width: map[1],
+        in_channels: channels[0],
+        out_channels: channels[1],
+        kernel: [kernel; 2],
+        stride: [stride; 2],
+        padding: [padding; 2],
+        groups: 1,
+    }
+}
+
+fn fits(shape: &ConvShape) -> bool {
+    (0..2).all(|axis| [shape.in_height, shape.in_width][axis] + 2 * shape.padding[axis] >= shape.kernel[axis])
+}
+
+/// Shapes that cover maps, kernels, strides and paddings, each with some of the channel counts.
+fn dense_shapes() -> Vec<ConvShape> {
+    let channels = [[1, 5], [3, 17], [5, 16], [16, 3], [17, 40], [40, 16], [16, 72], [72, 17]];
+    let mut shapes = Vec::new();
+    for (kernel, padding) in [(1, 0), (3, 1), (3, 0), (5, 2), (7, 3), (2, 1), (1, 1)] {
+        for stride in [1, 2, 3] {
+            for map in [[1, 1], [2, 2], [3, 5], [4, 4], [9, 7]] {
+                let pick = shapes.len();
+                let batch = [1, 2, 5, 9, 17][pick % 5];
+                let candidate = shape(batch, map, channels[pick % channels.len()], kernel, stride, padding);
+                shapes.extend(fits(&candidate).then_some(candidate));
+            }
+        }
+    }
+    shapes
+}
+
+#[test]
+fn dense_convolution_equals_its_definition() {
+    for isa in isas() {
+        let pool = Pool::with_isa(2, isa);
+        for (index, shape) in dense_shapes().into_iter().enumerate() {
+            Case::new(shape).check(&pool, &Epilogue::default(), index % 2 == 0);
+        }
+    }
+}
+
+#[test]
+fn unequal_axes_are_not_confused() {
+    for isa in isas() {
+        let pool = Pool::with_isa(2, isa);
+        for (kernel, stride, padding) in
+            [([1, 3], [1, 2], [0, 1]), ([3, 1], [2, 1], [1, 0]), ([3, 5], [1, 2], [0, 2])]
+        {
+            for channels in [[3, 20], [20, 18]] {
+                let shape = ConvShape { kernel, stride, padding, ..shape(3, [6, 9], channels, 1, 1, 0) };
+                Case::new(shape).check(&pool, &Epilogue::default(), false);
+            }
+        }
+    }
+}
+
+#[test]
+fn groups_and_depthwise_equal_their_definition() {
+    let channels = [
+        (2, [6, 4]),
+        (2, [34, 40]),
+        (3, [9, 54]),
+        (5, [5, 5]),
+        (16, [16, 16]),
+        (17, [17, 17]),
+        (72, [72, 72]),
+        (4, [4, 8]),
+    ];
+    for isa in isas() {
+        let pool = Pool::with_isa(2, isa);
+        for (groups, channels) in channels {
+            for (kernel, padding) in [(1, 0), (3, 1), (5, 2), (3, 0), (7, 3)] {
+                for (stride, map) in
+                    [(1, [1, 1]), (1, [7, 6]), (2, [6, 9]), (2, [2, 2]), (3, [9, 8]), (1, [4, 13])]
+                {
+                    let shape = ConvShape { groups, ..shape(3, map, channels, kernel, stride, padding) };
+                    if fits(&shape) {
+                        Case::new(shape).check(&pool, &Epilogue::default(), stride == 1);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn linear_layers_equal_their_definition() {
+    for isa in isas() {
+        let pool = Pool::with_isa(2, isa);
+        for rows in [1, 2, 6, 7, 15, 64] {
+            for (inputs, outputs) in [(1, 1), (33, 10), (64, 64), (40, 130), (300, 48), (20, 200)] {
+                Case::new(ConvShape::linear(rows, inputs, outputs)).check(
+                    &pool,
+                    &Epilogue::default(),
+                    rows % 2 == 0,
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn many_pixels_are_summed_whole() {
+    for isa in isas() {
+        let pool = Pool::with_isa(2, isa);
+        for shape in [
+            shape(3, [41, 37], [3, 8], 3, 1, 1),
+            shape(2, [53, 50], [8, 20], 1, 1, 0),
+            shape(5, [32, 31], [16, 16], 3, 1, 1),
+        ] {
+            Case::new(shape).check(&pool, &Epilogue::default(), false);
+        }
+    }
+}
+
+#[test]
+fn epilogues_apply_bias_then_residual_then_activation() {
+    let activations = [
+        None,
+        Some(Activation::Relu),
+        Some(Activation::Relu6),
+        Some(Activation::LeakyRelu(0.1)),
+        Some(Activation::Silu),
+        Some(Activation::HardSwish),
+        Some(Activation::HardSigmoid),
+        Some(Activation::Sigmoid),
+    ];
+    for isa in isas() {
+        let pool = Pool::with_isa(2, isa);
+        for (groups, channels) in [(1, [5, 37]), (2, [6, 38]), (19, [19, 19])] {
+            let case = Case::new(ConvShape { groups, ..shape(2, [5, 6], channels, 3, 1, 1) });
+            let residual = numbers(case.dy.len(), 6);
+            for activation in activations {
+                for bias in [None, Some(&case.bias[..])] {
+                    for residual in [None, Some(&residual[..])] {
+                        case.check(&pool, &Epilogue { bias, residual, activation }, false);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn results_do_not_depend_on_the_thread_count() {
+    let grouped = |groups, channels| ConvShape { groups, ..shape(5, [9, 8], channels, 3, 1, 1) };
+    let shapes = [
+        shape(9, [9, 7], [17, 72], 3, 1, 1),
+        shape(9, [4, 4], [40, 72], 3, 2, 1),
+        shape(7, [40, 40], [3, 16], 3, 2, 1),
+        shape(3, [60, 61], [16, 16], 1, 1, 0),
+        ConvShape::linear(64, 72, 200),
+        ConvShape::linear(1, 72, 200),
+        grouped(2, [32, 64]),
+        grouped(40, [40, 40]),
+    ];
+    for isa in isas() {
+        for shape in shapes {
+            let case = Case::new(shape);
+            let [one, two, three] =
+                [1, 2, 3].map(|threads| case.fast(&Pool::with_isa(threads, isa), &Epilogue::default(), true));
+            assert!(one == two && two == three, "{shape:?} {}", isa.name());
+        }
+    }
+}
+
+#[test]
+fn filling_of_a_gradient_is_zero() {
+    let case = Case::new(shape(3, [5, 5], [5, 21], 3, 1, 1));
+    let [_, _, dw] = case.fast(&Pool::new(2), &Epilogue::default(), false);
+    let mut torch = vec![0.0; 21 * 5 * 9];
+    unpack_weight(&case.shape, &dw, &mut torch);
+    let mut again = vec![0.0; dw.len()];
+    pack_weight(&case.shape, &torch, &mut again);
+    assert_eq!(dw, again);
+}
+
+#[test]
+fn packing_and_back_is_the_identity_and_fills_with_zeros() {
+    for (inputs, outputs, groups, kernel) in [(3, 17, 1, 3), (6, 40, 2, 1), (5, 5, 5, 3), (4, 8, 4, 2)] {
+        let shape = ConvShape { groups, ..shape(1, [5, 5], [inputs, outputs], kernel, 1, 0) };
+        let torch: Vec<f32> = (0..outputs * inputs / groups * shape.taps()).map(|i| i as f32 + 1.0).collect();
+        let mut packed = vec![7.0; weight_len(&shape)];
+        pack_weight(&shape, &torch, &mut packed);
+        assert_eq!(packed.iter().filter(|&&w| w != 0.0).count(), torch.len());
+        let mut back = vec![0.0; torch.len()];
+        unpack_weight(&shape, &packed, &mut back);
+        assert_eq!(back, torch);
+    }
+}

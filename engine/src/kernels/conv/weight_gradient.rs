@@ -1,0 +1,362 @@
+//! Gradient of the weights of a dense convolution.
+//!
+//! For a range of pixels, the output gradients of a panel of columns are packed side by side; then every patch of the
+//! weights adds its sum over these pixels, so that both operands come from the first caches.
+//!
+//! A patch is summed by one thread over all pixels in order. Where there are too few patches to go around, the pixels
+//! are divided into slices, as many as the shape says, whose sums are added in order.
+//!
+//! Never here: the gradient of the bias.
+
+use std::ops::Range;
+
+use crate::pool::{Disjoint, Pool};
+use crate::simd::{Isa, Simd, dispatch};
+
+use super::gather::{Class, Source, Tap};
+use super::micro::{PANEL, Patch, Segment, most_rows, patch_for};
+use super::{BLOCK, scratch};
+
+/// Pixels whose output gradients are packed at a time.
+const CHUNK: usize = 128;
+/// Fewest pixels of a slice.
+const SLICE: usize = 2048;
+
+/// The sum over a whole batch.
+pub struct WeightGradient<'a> {
+    pub batch: usize,
+    pub source: Source,
+    /// The forward class: its targets are the pixels of `dy`.
+    pub class: &'a Class,
+    pub groups: usize,
+    /// Inputs per group.
+    pub depth: usize,
+    /// Outputs per group.
+    pub columns: usize,
+    pub dy: &'a [f32],
+    /// Floats of a block of the gradient.
+    pub block_len: usize,
+    pub accumulate: bool,
+}
+
+/// One task: some patches of a panel, over a slice of the pixels.
+struct Task {
+    group: usize,
+    panel: usize,
+    patches: Range<usize>,
+    pixels: Range<usize>,
+    slice: usize,
+}
+
+/// How the work is cut.
+struct Cut {
+    slices: usize,
+    panels: usize,
+    patches_per_task: usize,
+    tasks_per_panel: usize,
+}
+
+impl WeightGradient<'_> {
+    /// Computes all of `dw`.
+    pub fn run(&self, pool: &Pool, dw: &mut [f32]) {
+        let cut = self.cut(pool);
+        if !self.accumulate {
+            self.clear_untouched(dw);
+        }
+        if cut.slices == 1 {
+            return self.run_slices(pool, &cut, dw, self.accumulate);
+        }
+        let len = dw.len();
+        scratch::with(cut.slices * len, |sums| {
+            self.run_slices(pool, &cut, sums, false);
+            self.add_slices(pool, &cut, sums, dw);
+        });
+    }
+
+    /// Zeros the weights of taps that meet nothing but padding.
+    fn clear_untouched(&self, dw: &mut [f32]) {
+        let tap_len = self.depth * BLOCK;
+        if self.class.taps.len() * tap_len == self.block_len {
+            return;
+        }
+        for block in dw.chunks_exact_mut(self.block_len) {
+            for (tap, weights) in block.chunks_exact_mut(tap_len).enumerate() {
+                if self.class.taps.iter().all(|known| known.tap != tap) {
+                    weights.fill(0.0);
+                }
+            }
+        }
+    }
+
+    fn run_slices(&self, pool: &Pool, cut: &Cut, dw: &mut [f32], accumulate: bool) {
+        let len = dw.len() / cut.slices;
+        let dw = Disjoint::new(dw);
+        let tasks = cut.slices * self.groups * cut.panels * cut.tasks_per_panel;
+        pool.run(tasks, &|index| {
+            let task = self.task(cut, index);
+            let start = dw.as_mut_ptr().wrapping_add(task.slice * len);
+            self.run_task(pool.isa(), &task, start, accumulate);
+        });
+    }
+
+    /// Adds the slices in order; taps without pixels are absent from them.
+    fn add_slices(&self, pool: &Pool, cut: &Cut, sums: &[f32], dw: &mut [f32]) {
+        let (len, accumulate) = (dw.len(), self.accumulate);
+        let tap_len = self.depth * BLOCK;
+        let pieces = len / self.block_len * self.class.taps.len();
+        let dw = Disjoint::new(dw);
+        pool.run(pieces, &|piece| {
+            let (block, tap) = (piece / self.class.taps.len(), piece % self.class.taps.len());
+            let start = block * self.block_len + self.class.taps[tap].tap * tap_len;
+            // SAFETY: every piece is a part of its own.
+            let part = unsafe { dw.part(start, tap_len) };
+            for slice in 0..cut.slices {
+                let sums = &sums[slice * len + start..][..tap_len];
+                let add = accumulate || slice > 0;
+                dispatch!(pool.isa(), add_kernel(part: &mut [f32], sums: &[f32], add: bool));
+            }
+        });
+    }
+
+    fn pixels(&self) -> usize {
+        self.batch * self.class.places()
+    }
+
+    fn blocks(&self) -> usize {
+        self.columns.div_ceil(BLOCK)
+    }
+
+    /// Row tiles of a tap.
+    fn row_tiles(&self, isa: Isa) -> usize {
+        self.depth.div_ceil(most_rows(isa))
+    }
+
+    fn cut(&self, pool: &Pool) -> Cut {
+        let panels = self.columns.div_ceil(PANEL);
+        let patches = (self.class.taps.len() * self.row_tiles(pool.isa())).max(1);
+        let all = self.groups * panels * patches;
+        let slices = if all < 24 { (self.pixels() / SLICE).clamp(1, 8) } else { 1 };
+        let wanted = (pool.threads() * 6).div_ceil(self.groups * panels * slices);
+        let patches_per_task = patches.div_ceil(wanted).max(4.min(patches));
+        Cut { slices, panels, patches_per_task, tasks_per_panel: patches.div_ceil(patches_per_task) }
+    }
+
+    fn task(&self, cut: &Cut, index: usize) -> Task {
+        let (rest, part) = (index / cut.tasks_per_panel, index % cut.tasks_per_panel);
+        let (rest, panel) = (rest / cut.panels, rest % cut.panels);
+        let (slice, group) = (rest / self.groups, rest % self.groups);
+        let first = part * cut.patches_per_task;
+        let chunks = self.pixels().div_ceil(CHUNK);
+        let bound = |slice: usize| (chunks * slice / cut.slices * CHUNK).min(self.pixels());
+        Task {
+            group,
+            panel,
+            patches: first..first + cut.patches_per_task,
+            pixels: bound(slice)..bound(slice + 1),
+            slice,
+        }
+    }
+
+    fn run_task(&self, isa: Isa, task: &Task, dw: *mut f32, accumulate: bool) {
+        scratch::with(CHUNK * PANEL, |panel| {
+            let mut segments = Vec::with_capacity(CHUNK);
+            let mut first = task.pixels.start;
+            let mut add = accumulate;
+            while first < task.pixels.end || (first == task.pixels.start && first == task.pixels.end) {
+                let pixels = first..task.pixels.end.min(first + CHUNK);
+                self.pack(isa, task, &pixels, panel);
+                self.patches(isa, task, &pixels, panel, &mut segments, dw, add);
+                add = true;
+                first = pixels.end.max(first + 1);
+            }
+        });
+    }
+
+    /// Picture and place of a pixel: by position on narrow maps, so that runs are long.
+    fn pixel(&self, pixel: usize) -> (usize, usize) {
+        if self.by_position() {
+            (pixel % self.batch, pixel / self.batch)
+        } else {
+            (pixel / self.class.places(), pixel % self.class.places())
+        }
+    }
+
+    fn by_position(&self) -> bool {
+        self.class.width <= 4 && self.batch > self.class.width
+    }
+
+    /// Copies the panel's columns of these pixels side by side, zeros beyond the last column.
+    fn pack(&self, isa: Isa, task: &Task, pixels: &Range<usize>, panel: &mut [f32]) {
+        let first = task.panel * PANEL;
+        let columns = PANEL.min(self.columns - first);
+        let channels = self.columns * self.groups;
+        for (pixel, to) in pixels.clone().zip(panel.chunks_exact_mut(PANEL)) {
+            let (picture, place) = self.pixel(pixel);
+            let start =
+                (picture * self.class.places() + place) * channels + task.group * self.columns + first;
+            let from = &self.dy[start..start + columns];
+            let _ = isa;
+            if columns == PANEL {
+                to.copy_from_slice(from);
+            } else {
+                to[..columns].copy_from_slice(from);
+                to[columns..].fill(0.0);
+            }
+        }
+    }
+
+    /// Adds these pixels to the task's patches.
+    #[allow(clippy::too_many_arguments)] // a task's constants and a chunk's
+    fn patches(
+        &self,
+        isa: Isa,
+        task: &Task,
+        pixels: &Range<usize>,
+        panel: &[f32],
+        segments: &mut Vec<Segment>,
+        dw: *mut f32,
+        accumulate: bool,
+    ) {
+        let tiles = self.row_tiles(isa);
+        let all = self.class.taps.len() * tiles;
+        let mut known = usize::MAX;
+        for index in task.patches.start..task.patches.end.min(all) {
+            let (tap, tile) = (index / tiles, index % tiles);
+            if tap != known {
+                self.segments(&self.class.taps[tap], pixels, panel, segments);
+                known = tap;
+            }
+            let (base, more) = (self.depth / tiles, self.depth % tiles);
+            let (row, rows) = (tile * base + tile.min(more), base + usize::from(tile < more));
+            let place = self.class.taps[tap].tap * self.depth + row;
+            self.patch(isa, task, segments, (row, rows), dw.wrapping_add(place * BLOCK), accumulate);
+        }
+    }
+
+    /// One patch: the rows `(first, count)` of a tap, all columns of the panel.
+    fn patch(
+        &self,
+        isa: Isa,
+        task: &Task,
+        segments: &[Segment],
+        rows: (usize, usize),
+        dw: *mut f32,
+        accumulate: bool,
+    ) {
+        let first = task.panel * (PANEL / BLOCK);
+        let blocks = (PANEL / BLOCK).min(self.blocks() - first);
+        let mut block = 0;
+        while block < blocks {
+            let (kernel, taken) = patch_for(isa, rows.1, blocks - block);
+            let start = (task.group * self.blocks() + first + block) * self.block_len;
+            let patch = Patch {
+                segments: segments.as_ptr(),
+                count: segments.len(),
+                x_step: self.x_step(),
+                x_offset: task.group * self.depth + rows.0,
+                dy_offset: block * BLOCK,
+                dw: dw.wrapping_add(start),
+                block_len: self.block_len,
+                accumulate,
+            };
+            // SAFETY: segments lie in the source and the packed panel; this task alone writes these rows of these blocks.
+            unsafe { kernel(&patch) };
+            block += taken;
+        }
+    }
+
+    /// Floats from a pixel to the next in a segment.
+    fn x_step(&self) -> usize {
+        if self.by_position() { self.source.picture } else { self.class.source_step[1] * self.source.pixel }
+    }
+
+    /// Runs of pixels in the range that this tap joins with pixels of the source.
+    fn segments(&self, tap: &Tap, pixels: &Range<usize>, panel: &[f32], segments: &mut Vec<Segment>) {
+        segments.clear();
+        let line = if self.by_position() { self.batch } else { self.class.width };
+        let mut pixel = pixels.start;
+        while pixel < pixels.end {
+            let end = pixels.end.min((pixel / line + 1) * line);
+            let (picture, place) = self.pixel(pixel);
+            let count = end - pixel;
+            let run = if self.by_position() {
+                self.same_place(tap, place, count)
+            } else {
+                self.same_row(tap, place, count)
+            };
+            let dy = panel[(pixel - pixels.start) * PANEL..].as_ptr();
+            self.push(tap, picture, place, run, dy, segments);
+            pixel = end;
+        }
+    }
+
+    /// Of `count` pictures at a place: all or none.
+    fn same_place(&self, tap: &Tap, place: usize, count: usize) -> Range<usize> {
+        let column = (place % self.class.width * self.class.source_step[1]) as isize + tap.column;
+        if self.row_hits(tap, place) && (column as usize) < self.source.width { 0..count } else { 0..0 }
+    }
+
+    /// Of `count` pixels of a row from `place`: those under which the tap is not padding.
+    fn same_row(&self, tap: &Tap, place: usize, count: usize) -> Range<usize> {
+        if !self.row_hits(tap, place) {
+            return 0..0;
+        }
+        let (step, first) = (self.class.source_step[1] as isize, (place % self.class.width) as isize);
+        let ceil = |distance: isize| (distance + step - 1).div_euclid(step) - first;
+        let start = ceil(-tap.column).clamp(0, count as isize);
+        let end = ceil(self.source.width as isize - tap.column).clamp(start, count as isize);
+        start as usize..end as usize
+    }
+
+    fn row_hits(&self, tap: &Tap, place: usize) -> bool {
+        let row = (place / self.class.width * self.class.source_step[0]) as isize + tap.row;
+        (row as usize) < self.source.height
+    }
+
+    /// Appends a run of pixels, or lengthens the last segment where it follows on.
+    fn push(
+        &self,
+        tap: &Tap,
+        picture: usize,
+        place: usize,
+        run: Range<usize>,
+        dy: *const f32,
+        segments: &mut Vec<Segment>,
+    ) {
+        if run.is_empty() {
+            return;
+        }
+        let (source, class) = (&self.source, self.class);
+        let row = (place / class.width * class.source_step[0]) as isize + tap.row;
+        let column = (place % class.width * class.source_step[1]) as isize + tap.column;
+        let pixel = row * source.row as isize + column * source.pixel as isize;
+        let skipped = run.start * self.x_step();
+        let x =
+            source.start.wrapping_add(picture * source.picture).wrapping_offset(pixel).wrapping_add(skipped);
+        let dy = dy.wrapping_add(run.start * PANEL);
+        if let Some(last) = segments.last_mut() {
+            let follows = last.x.wrapping_add(last.pixels * self.x_step()) == x;
+            if follows && last.dy.wrapping_add(last.pixels * PANEL) == dy {
+                last.pixels += run.len();
+                return;
+            }
+        }
+        segments.push(Segment { x, dy, pixels: run.len() });
+    }
+}
+
+/// `part = sums`, or `part += sums`.
+#[inline(always)]
+fn add_kernel<V: Simd>(part: &mut [f32], sums: &[f32], add: bool) {
+    let to = part.as_mut_ptr();
+    let mut i = 0;
+    while i < part.len() {
+        // SAFETY: both are whole blocks of 16 of one length.
+        unsafe {
+            let sum = V::load(sums.as_ptr().add(i));
+            let sum = if add { V::load(to.add(i)).add(sum) } else { sum };
+            sum.store(to.add(i));
+        }
+        i += V::LANES;
+    }
+}
