@@ -9,17 +9,17 @@
 
 mod buffer;
 mod error;
-#[allow(dead_code)] // used as the plan grows
-mod kernels;
+#[doc(hidden)] // public for the benchmarks alone
+pub mod kernels;
 mod model;
 #[cfg(feature = "candle")]
 mod net;
-#[allow(dead_code)] // used as the plan grows
-mod pool;
+#[doc(hidden)] // public for the benchmarks alone
+pub mod pool;
 mod random;
 mod runtime;
-#[allow(dead_code, unused_imports, unused_macros)] // used as the plan grows
-mod simd;
+#[doc(hidden)] // public for the benchmarks alone
+pub mod simd;
 mod theta;
 
 pub use error::EngineError;

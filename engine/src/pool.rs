@@ -121,11 +121,11 @@ impl Pool {
     pub fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
         let nested = INSIDE_RUN.get();
         if tasks <= 1 || self.workers.is_empty() || nested {
-            let _flush = (!nested).then(FlushDenormals::new);
+            let _flush = (!nested).then(FlushDenormals::set);
             return (0..tasks).for_each(task);
         }
         let _turn = lock(&self.turn);
-        let _flush = FlushDenormals::new();
+        let _flush = FlushDenormals::set();
         self.open(tasks, task);
         self.shared.work();
         self.close();
@@ -191,7 +191,7 @@ impl Worker {
 impl Shared {
     /// A worker's life: wait for a run, work, until the pool goes.
     fn serve(&self, parked: &AtomicBool) {
-        let _flush = FlushDenormals::new();
+        let _flush = FlushDenormals::set();
         let mut last = 0;
         while let Some(number) = self.wait(last, parked) {
             last = number;
@@ -305,7 +305,7 @@ mod control {
 impl FlushDenormals {
     /// Sets the mode on this thread.
     #[cfg(target_arch = "x86_64")]
-    pub fn new() -> Self {
+    pub fn set() -> Self {
         let before = control::read();
         control::write(before | control::FLUSH);
         Self { before, _thread: PhantomData }
@@ -313,7 +313,7 @@ impl FlushDenormals {
 
     /// Does nothing on this processor.
     #[cfg(not(target_arch = "x86_64"))]
-    pub fn new() -> Self {
+    pub fn set() -> Self {
         Self { _thread: PhantomData }
     }
 }
@@ -336,11 +336,6 @@ impl<'a, T: Send> Disjoint<'a, T> {
     /// Lends `slice` to the tasks of a run.
     pub fn new(slice: &'a mut [T]) -> Self {
         Self { start: AtomicPtr::new(slice.as_mut_ptr()), len: slice.len(), _slice: PhantomData }
-    }
-
-    /// Length of the whole slice.
-    pub fn len(&self) -> usize {
-        self.len
     }
 
     /// Start of the whole slice.

@@ -182,6 +182,7 @@ fn transpose(pool: &Pool, shape: &ConvShape, weight: &[f32], taps: &[usize], tra
     });
 }
 
+#[allow(clippy::extra_unused_type_parameters)] // the compiler vectorizes it for the width of `V`
 /// `to[column][row] = from[row][column]` for 16 columns in `from` and 16 rows in `to`, as many as the slices hold; zeros
 /// beyond.
 #[inline(always)]

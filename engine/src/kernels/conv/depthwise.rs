@@ -6,6 +6,7 @@
 //! slice of the batch; slices are as many as the shape says and are added in order.
 //!
 //! Never here: any other grouping.
+#![allow(clippy::needless_range_loop)] // indices count registers; iterators would hide that
 
 use std::ops::Range;
 

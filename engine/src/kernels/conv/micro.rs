@@ -4,6 +4,7 @@
 //! vectors. [`Patch`]: rows of the weight gradient (inputs) times columns (outputs), summed over pixels.
 //!
 //! Never here: where rows lie in a map, or who does which tile.
+#![allow(clippy::needless_range_loop)] // indices count registers; iterators would hide that
 
 use crate::simd::{Isa, Simd};
 

@@ -107,8 +107,6 @@ impl Product<'_> {
                     let place = (row * from.width + column) * batch + picture;
                     // SAFETY: both pixels lie in their maps; every task writes pixels of its own.
                     unsafe {
-                        let pixel_start =
-                            from.start.add(picture * from.picture + row * from.row + column * from.pixel);
                         let target = to.part(place * pixel, channels);
                         std::ptr::copy_nonoverlapping(
                             from.at(picture, row, column),

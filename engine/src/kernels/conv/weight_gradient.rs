@@ -164,7 +164,7 @@ impl WeightGradient<'_> {
             let mut add = accumulate;
             while first < task.pixels.end || (first == task.pixels.start && first == task.pixels.end) {
                 let pixels = first..task.pixels.end.min(first + CHUNK);
-                self.pack(isa, task, &pixels, panel);
+                self.pack(task, &pixels, panel);
                 self.patches(isa, task, &pixels, panel, &mut segments, dw, add);
                 add = true;
                 first = pixels.end.max(first + 1);
@@ -186,7 +186,7 @@ impl WeightGradient<'_> {
     }
 
     /// Copies the panel's columns of these pixels side by side, zeros beyond the last column.
-    fn pack(&self, isa: Isa, task: &Task, pixels: &Range<usize>, panel: &mut [f32]) {
+    fn pack(&self, task: &Task, pixels: &Range<usize>, panel: &mut [f32]) {
         let first = task.panel * PANEL;
         let columns = PANEL.min(self.columns - first);
         let channels = self.columns * self.groups;
@@ -195,7 +195,6 @@ impl WeightGradient<'_> {
             let start =
                 (picture * self.class.places() + place) * channels + task.group * self.columns + first;
             let from = &self.dy[start..start + columns];
-            let _ = isa;
             if columns == PANEL {
                 to.copy_from_slice(from);
             } else {

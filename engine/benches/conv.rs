@@ -1,0 +1,150 @@
+//! Speed of the convolution kernels on the layers of the zoo's networks, batch 64 at 32 px with the `imagenet` stem
+//! unless a line says otherwise.
+//!
+//! `cargo bench -p distill-engine --bench conv -- [--threads N] [--isa NAME] [--ms N] [PART OF A NAME]...` prints, per
+//! layer, the shortest time of each pass in milliseconds and what that is in GFLOP/s, padding not counted as work.
+#![allow(clippy::print_stdout, missing_docs)]
+
+use std::time::{Duration, Instant};
+
+use engine::kernels::conv::{self, ConvShape, Epilogue};
+use engine::pool::Pool;
+use engine::simd::Isa;
+
+/// Name, batch, map, inputs, outputs, kernel, stride, depthwise.
+type Layer = (&'static str, usize, usize, usize, usize, usize, usize, bool);
+
+const LAYERS: &[Layer] = &[
+    ("3x3 64->64 32px", 64, 32, 64, 64, 3, 1, false),
+    ("resnet18 stem 7x7", 64, 32, 3, 64, 7, 2, false),
+    ("resnet18 layer1 3x3 8px", 64, 8, 64, 64, 3, 1, false),
+    ("resnet18 layer2 3x3 s2", 64, 8, 64, 128, 3, 2, false),
+    ("resnet18 layer2 3x3 4px", 64, 4, 128, 128, 3, 1, false),
+    ("resnet18 layer2 1x1 s2", 64, 8, 64, 128, 1, 2, false),
+    ("resnet18 layer3 3x3 s2", 64, 4, 128, 256, 3, 2, false),
+    ("resnet18 layer3 3x3 2px", 64, 2, 256, 256, 3, 1, false),
+    ("resnet18 layer4 3x3 s2", 64, 2, 256, 512, 3, 2, false),
+    ("resnet18 layer4 3x3 1px", 64, 1, 512, 512, 3, 1, false),
+    ("wrn 3x3 32->32 32px", 64, 32, 32, 32, 3, 1, false),
+    ("wrn 3x3 16->32 32px", 64, 32, 16, 32, 3, 1, false),
+    ("mobilenet stem 3x3 s2", 64, 32, 3, 16, 3, 2, false),
+    ("mobilenet dw3 16 16px", 64, 16, 16, 16, 3, 1, true),
+    ("mobilenet 1x1 16->16 16px", 64, 16, 16, 16, 1, 1, false),
+    ("mobilenet 1x1 16->64 16px", 64, 16, 16, 64, 1, 1, false),
+    ("mobilenet dw3 64 s2 16px", 64, 16, 64, 64, 3, 2, true),
+    ("mobilenet 1x1 64->24 8px", 64, 8, 64, 24, 1, 1, false),
+    ("mobilenet 1x1 24->72 8px", 64, 8, 24, 72, 1, 1, false),
+    ("mobilenet dw3 72 8px", 64, 8, 72, 72, 3, 1, true),
+    ("mobilenet dw5 72 s2 8px", 64, 8, 72, 72, 5, 2, true),
+    ("mobilenet 1x1 72->40 4px", 64, 4, 72, 40, 1, 1, false),
+    ("mobilenet dw5 120 4px", 64, 4, 120, 120, 5, 1, true),
+    ("mobilenet dw3 240 s2 4px", 64, 4, 240, 240, 3, 2, true),
+    ("mobilenet 1x1 80->480 2px", 64, 2, 80, 480, 1, 1, false),
+    ("mobilenet dw3 480 2px", 64, 2, 480, 480, 3, 1, true),
+    ("mobilenet 1x1 672->112 2px", 64, 2, 672, 112, 1, 1, false),
+    ("mobilenet dw5 960 1px", 64, 1, 960, 960, 5, 1, true),
+    ("mobilenet 1x1 160->960 1px", 64, 1, 160, 960, 1, 1, false),
+    ("mobilenet 1x1 960->160 1px", 64, 1, 960, 160, 1, 1, false),
+    ("mobilenet fc 960->1280", 64, 1, 960, 1280, 1, 1, false),
+    ("depthwise 3x3 96 16px", 64, 16, 96, 96, 3, 1, true),
+    ("effnet dw5 144 s2 16px", 64, 16, 144, 144, 5, 2, true),
+    ("1x1 256->256 16px", 64, 16, 256, 256, 1, 1, false),
+    ("linear 1024x1024 of 1024", 1024, 1, 1024, 1024, 1, 1, false),
+    ("batch 1: layer1 3x3 8px", 1, 8, 64, 64, 3, 1, false),
+    ("batch 1: layer3 3x3 2px", 1, 2, 256, 256, 3, 1, false),
+    ("batch 1: layer4 3x3 1px", 1, 1, 512, 512, 3, 1, false),
+    ("batch 1: fc 960->1280", 1, 1, 960, 1280, 1, 1, false),
+    ("batch 1: 224px layer1", 1, 56, 64, 64, 3, 1, false),
+    ("batch 1: 224px layer4", 1, 7, 512, 512, 3, 1, false),
+    ("batch 1: 224px 1x1 96->24", 1, 56, 96, 24, 1, 1, false),
+];
+
+struct Options {
+    threads: usize,
+    isa: Isa,
+    time: Duration,
+    names: Vec<String>,
+}
+
+fn options() -> Options {
+    let mut options =
+        Options { threads: 2, isa: Isa::detect(), time: Duration::from_millis(60), names: Vec::new() };
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().unwrap_or_default();
+        match arg.as_str() {
+            "--threads" => options.threads = value().parse().unwrap_or(2),
+            "--ms" => options.time = Duration::from_millis(value().parse().unwrap_or(60)),
+            "--isa" => {
+                let name = value();
+                options.isa = Isa::ALL.into_iter().find(|isa| isa.name() == name).unwrap_or(options.isa);
+            }
+            "--bench" => {}
+            _ => options.names.push(arg),
+        }
+    }
+    options
+}
+
+fn shape(layer: &Layer) -> ConvShape {
+    let &(_, batch, map, inputs, outputs, kernel, stride, depthwise) = layer;
+    ConvShape {
+        batch,
+        in_height: map,
+        in_width: map,
+        kernel: [kernel; 2],
+        stride: [stride; 2],
+        padding: [kernel / 2; 2],
+        groups: if depthwise { inputs } else { 1 },
+        ..ConvShape::linear(batch, inputs, outputs)
+    }
+}
+
+/// Multiplications that meet no padding.
+fn work(shape: &ConvShape) -> f64 {
+    let hits = |axis: usize, size: usize, out: usize| {
+        let hit = |target: usize, tap: usize| {
+            (target * shape.stride[axis] + tap).wrapping_sub(shape.padding[axis]) < size
+        };
+        (0..out).map(|target| (0..shape.kernel[axis]).filter(|&tap| hit(target, tap)).count()).sum::<usize>()
+    };
+    let pairs = hits(0, shape.in_height, shape.out_height()) * hits(1, shape.in_width, shape.out_width());
+    (pairs * shape.batch * shape.in_channels / shape.groups * shape.out_channels) as f64
+}
+
+fn shortest(time: Duration, mut pass: impl FnMut()) -> f64 {
+    pass();
+    let (start, mut shortest) = (Instant::now(), f64::MAX);
+    while start.elapsed() < time {
+        let one = Instant::now();
+        pass();
+        shortest = shortest.min(one.elapsed().as_secs_f64());
+    }
+    shortest
+}
+
+fn main() {
+    let options = options();
+    let pool = Pool::with_isa(options.threads, options.isa);
+    println!("{} threads, {}", pool.threads(), pool.isa().name());
+    println!("{:28} {:>16} {:>16} {:>16}", "ms, GFLOP/s", "forward", "input gradient", "weight gradient");
+    for layer in LAYERS {
+        if !options.names.is_empty() && !options.names.iter().any(|name| layer.0.contains(name.as_str())) {
+            continue;
+        }
+        let shape = shape(layer);
+        let array = |len: usize| (0..len).map(|i| (i % 17) as f32 / 16.0 - 0.5).collect::<Vec<f32>>();
+        let (x, weight) = (array(shape.in_len()), array(conv::weight_len(&shape)));
+        let (mut y, mut dx, mut dw) = (array(shape.out_len()), array(x.len()), array(weight.len()));
+        let dy = array(y.len());
+        let times = [
+            shortest(options.time, || {
+                conv::forward(&pool, &shape, &x, &weight, &Epilogue::default(), &mut y)
+            }),
+            shortest(options.time, || conv::backward_input(&pool, &shape, &dy, &weight, &mut dx, false)),
+            shortest(options.time, || conv::backward_weight(&pool, &shape, &x, &dy, &mut dw, false)),
+        ];
+        let cell = |time: f64| format!("{:9.3} {:6.1}", time * 1e3, 2e-9 * work(&shape) / time);
+        println!("{:28} {} {} {}", layer.0, cell(times[0]), cell(times[1]), cell(times[2]));
+    }
+}
