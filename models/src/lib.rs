@@ -5,17 +5,26 @@
 //! engine runs, the ONNX writer writes and the cost counter counts.
 #![forbid(unsafe_code)]
 
+pub mod cost;
+pub mod file;
+pub mod fit;
 pub mod formula;
 pub mod graph;
+pub mod init;
+pub mod manifest;
 pub mod nearest;
 pub mod task;
 pub mod weights;
 pub mod zoo;
 
+pub use cost::Cost;
+pub use file::{FileError, FormatError, load, save};
+pub use fit::{Misfit, check};
 pub use graph::{
     Activation, BatchNorm, Conv2d, Distribution, Graph, GraphError, Init, Linear, Node, NodeId, Op,
     Parameter, Pool2d, Role, Shape,
 };
+pub use manifest::{Fit, Manifest, ManifestError};
 pub use task::{Stem, Task};
 pub use weights::{Array, Weights};
 pub use zoo::{Architecture, ZooError};
