@@ -3,6 +3,15 @@
 //!
 //! Nothing here does arithmetic on tensors, reads a picture or knows a training method: a graph is data, which the
 //! engine runs, the ONNX writer writes and the cost counter counts.
+//!
+//! ```
+//! use models::{Task, cost, zoo};
+//!
+//! let graph = zoo::build("resnet", &Task::new(1000, 3, 224))?;
+//! assert_eq!(cost::total(&graph).parameters, 11_689_512);
+//! assert!(zoo::build("resnet19", &Task::new(10, 3, 32)).unwrap_err().to_string().contains("did you mean"));
+//! # Ok::<(), models::ZooError>(())
+//! ```
 #![forbid(unsafe_code)]
 
 pub mod cost;
