@@ -1,7 +1,7 @@
 //! Speed of the convolution kernels on the layers of the zoo's networks, batch 64 at 32 px with the `imagenet` stem
 //! unless a line says otherwise.
 //!
-//! `cargo bench -p distill-engine --bench conv -- [--threads N] [--isa NAME] [--ms N] [PART OF A NAME]...` prints, per
+//! `cargo bench -p distill-engine --bench conv -- [--threads N] [--isa NAME] [--ms N] [--batch N] [PART OF A NAME]...` prints, per
 //! layer, the shortest time of each pass in milliseconds and what that is in GFLOP/s, padding not counted as work.
 #![allow(clippy::print_stdout, missing_docs)]
 
@@ -63,18 +63,20 @@ struct Options {
     threads: usize,
     isa: Isa,
     time: Duration,
+    batch: Option<usize>,
     names: Vec<String>,
 }
 
 fn options() -> Options {
-    let mut options =
-        Options { threads: 2, isa: Isa::detect(), time: Duration::from_millis(60), names: Vec::new() };
+    let time = Duration::from_millis(60);
+    let mut options = Options { threads: 2, isa: Isa::detect(), time, batch: None, names: Vec::new() };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut value = || args.next().unwrap_or_default();
         match arg.as_str() {
             "--threads" => options.threads = value().parse().unwrap_or(2),
             "--ms" => options.time = Duration::from_millis(value().parse().unwrap_or(60)),
+            "--batch" => options.batch = value().parse().ok(),
             "--isa" => {
                 let name = value();
                 options.isa = Isa::ALL.into_iter().find(|isa| isa.name() == name).unwrap_or(options.isa);
@@ -132,7 +134,8 @@ fn main() {
         if !options.names.is_empty() && !options.names.iter().any(|name| layer.0.contains(name.as_str())) {
             continue;
         }
-        let shape = shape(layer);
+        let mut shape = shape(layer);
+        shape.batch = options.batch.unwrap_or(shape.batch);
         let array = |len: usize| (0..len).map(|i| (i % 17) as f32 / 16.0 - 0.5).collect::<Vec<f32>>();
         let (x, weight) = (array(shape.in_len()), array(conv::weight_len(&shape)));
         let (mut y, mut dx, mut dw) = (array(shape.out_len()), array(x.len()), array(weight.len()));

@@ -120,6 +120,11 @@ pub trait Simd: Copy {
     fn scale_by_power_of_two(self, n: Self) -> Self;
     /// Sum of the lanes, in an order that is fixed for the type.
     fn sum(self) -> f32;
+    /// Transposes a square of `LANES` rows, `from_step` and `to_step` floats apart.
+    ///
+    /// # Safety
+    /// All rows are readable or writable.
+    unsafe fn transpose(from: *const f32, from_step: usize, to: *mut f32, to_step: usize);
 
     /// All lanes zero.
     #[inline(always)]
@@ -252,6 +257,15 @@ impl Simd for Portable {
         lanewise!(self, i => self.0[i] * f32::from_bits(((n.0[i] as i32 + 127) << 23) as u32))
     }
     #[inline(always)]
+    unsafe fn transpose(from: *const f32, from_step: usize, to: *mut f32, to_step: usize) {
+        for row in 0..8 {
+            for column in 0..8 {
+                // SAFETY: inside both squares.
+                unsafe { *to.add(column * to_step + row) = *from.add(row * from_step + column) };
+            }
+        }
+    }
+    #[inline(always)]
     fn sum(self) -> f32 {
         let x = self.0;
         ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]))
@@ -355,6 +369,49 @@ mod x86 {
         fn sum(self) -> f32 {
             unsafe { _mm512_reduce_add_ps(self.0) }
         }
+        #[inline(always)]
+        unsafe fn transpose(from: *const f32, from_step: usize, to: *mut f32, to_step: usize) {
+            unsafe {
+                let mut fours = [_mm512_setzero_ps(); 16];
+                for four in 0..4 {
+                    let start = from.add(4 * four * from_step);
+                    let (a, b) = (_mm512_loadu_ps(start), _mm512_loadu_ps(start.add(from_step)));
+                    let (c, d) = (
+                        _mm512_loadu_ps(start.add(2 * from_step)),
+                        _mm512_loadu_ps(start.add(3 * from_step)),
+                    );
+                    let (low, high) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+                    let (low2, high2) = (_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+                    fours[4 * four] = pairs_low(low, low2);
+                    fours[4 * four + 1] = pairs_high(low, low2);
+                    fours[4 * four + 2] = pairs_low(high, high2);
+                    fours[4 * four + 3] = pairs_high(high, high2);
+                }
+                // Vector `4 f + j` now has, in its quarter `q`, column `4 q + j` of rows `4 f..4 f + 4`.
+                for j in 0..4 {
+                    let even = _mm512_shuffle_f32x4::<0x88>(fours[j], fours[4 + j]);
+                    let odd = _mm512_shuffle_f32x4::<0xdd>(fours[j], fours[4 + j]);
+                    let even2 = _mm512_shuffle_f32x4::<0x88>(fours[8 + j], fours[12 + j]);
+                    let odd2 = _mm512_shuffle_f32x4::<0xdd>(fours[8 + j], fours[12 + j]);
+                    _mm512_storeu_ps(to.add(j * to_step), _mm512_shuffle_f32x4::<0x88>(even, even2));
+                    _mm512_storeu_ps(to.add((4 + j) * to_step), _mm512_shuffle_f32x4::<0x88>(odd, odd2));
+                    _mm512_storeu_ps(to.add((8 + j) * to_step), _mm512_shuffle_f32x4::<0xdd>(even, even2));
+                    _mm512_storeu_ps(to.add((12 + j) * to_step), _mm512_shuffle_f32x4::<0xdd>(odd, odd2));
+                }
+            }
+        }
+    }
+
+    /// The lower pairs of both, by quarters.
+    #[inline(always)]
+    unsafe fn pairs_low(a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b))) }
+    }
+
+    /// The upper pairs of both, by quarters.
+    #[inline(always)]
+    unsafe fn pairs_high(a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b))) }
     }
 
     /// Eight lanes with fused multiply-add.
@@ -442,6 +499,34 @@ mod x86 {
                 let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n.0), _mm256_set1_epi32(127));
                 _mm256_mul_ps(self.0, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent)))
             })
+        }
+        #[inline(always)]
+        unsafe fn transpose(from: *const f32, from_step: usize, to: *mut f32, to_step: usize) {
+            unsafe {
+                let mut fours = [_mm256_setzero_ps(); 8];
+                for four in 0..2 {
+                    let start = from.add(4 * four * from_step);
+                    let (a, b) = (_mm256_loadu_ps(start), _mm256_loadu_ps(start.add(from_step)));
+                    let (c, d) = (
+                        _mm256_loadu_ps(start.add(2 * from_step)),
+                        _mm256_loadu_ps(start.add(3 * from_step)),
+                    );
+                    let (low, high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+                    let (low2, high2) = (_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+                    fours[4 * four] = _mm256_shuffle_ps::<0x44>(low, low2);
+                    fours[4 * four + 1] = _mm256_shuffle_ps::<0xee>(low, low2);
+                    fours[4 * four + 2] = _mm256_shuffle_ps::<0x44>(high, high2);
+                    fours[4 * four + 3] = _mm256_shuffle_ps::<0xee>(high, high2);
+                }
+                for j in 0..4 {
+                    let (first, second) = (fours[j], fours[4 + j]);
+                    _mm256_storeu_ps(to.add(j * to_step), _mm256_permute2f128_ps::<0x20>(first, second));
+                    _mm256_storeu_ps(
+                        to.add((4 + j) * to_step),
+                        _mm256_permute2f128_ps::<0x31>(first, second),
+                    );
+                }
+            }
         }
         #[inline(always)]
         fn sum(self) -> f32 {
@@ -599,6 +684,33 @@ mod tests {
                 dispatch!(isa, partial_kernel(from: &[f32], to: &mut [f32]));
                 assert_eq!(all[..count], numbers[..count]);
                 assert!(all[count..].iter().all(|&x| x == 0.0));
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn transpose_kernel<V: Simd>(from: &[f32], to: &mut [f32]) {
+        // SAFETY: the test passes squares of 16, rows 16 and 18 apart.
+        unsafe { V::transpose(from.as_ptr(), 16, to.as_mut_ptr(), 18) }
+    }
+
+    #[test]
+    fn transposition_swaps_rows_and_columns() {
+        let from: Vec<f32> = (0..256).map(|i| i as f32).collect();
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+            let lanes = if isa == Isa::Avx512 { 16 } else { 8 };
+            let mut all = vec![-1.0; 16 * 18];
+            let (from, to) = (&from[..], &mut all[..]);
+            dispatch!(isa, transpose_kernel(from: &[f32], to: &mut [f32]));
+            for (place, found) in all.iter().enumerate() {
+                let (row, column) = (place / 18, place % 18);
+                let inside = row < lanes && column < lanes;
+                assert_eq!(
+                    *found,
+                    if inside { (column * 16 + row) as f32 } else { -1.0 },
+                    "{} {place}",
+                    isa.name()
+                );
             }
         }
     }

@@ -187,13 +187,26 @@ fn transpose(pool: &Pool, shape: &ConvShape, weight: &[f32], taps: &[usize], tra
 /// beyond.
 #[inline(always)]
 fn transpose_kernel<V: Simd>(from: &[f32], to: &mut [f32]) {
-    let (rows, columns) = (from.len() / BLOCK, to.len() / BLOCK);
-    if rows < BLOCK {
-        to.fill(0.0);
+    const SQUARE: usize = BLOCK * BLOCK;
+    if from.len() == SQUARE && to.len() == SQUARE {
+        // SAFETY: both are whole squares.
+        return unsafe { transpose_square::<V>(from.as_ptr(), to.as_mut_ptr()) };
     }
-    for column in 0..columns {
-        for row in 0..rows {
-            to[column * BLOCK + row] = from[row * BLOCK + column];
+    let (mut whole, mut turned) = ([0.0; SQUARE], [0.0; SQUARE]);
+    whole[..from.len()].copy_from_slice(from);
+    // SAFETY: as above.
+    unsafe { transpose_square::<V>(whole.as_ptr(), turned.as_mut_ptr()) };
+    to.copy_from_slice(&turned[..to.len()]);
+}
+
+#[inline(always)]
+unsafe fn transpose_square<V: Simd>(from: *const f32, to: *mut f32) {
+    for row in (0..BLOCK).step_by(V::LANES) {
+        for column in (0..BLOCK).step_by(V::LANES) {
+            // SAFETY: inside both squares.
+            unsafe {
+                V::transpose(from.add(row * BLOCK + column), BLOCK, to.add(column * BLOCK + row), BLOCK)
+            };
         }
     }
 }

@@ -48,6 +48,8 @@ pub struct Product<'a> {
 /// How the work is cut: targets into tiles, blocks of columns into ranges.
 struct Cut {
     by_position: bool,
+    /// Rows of source and target follow each other without a gap, one for one: a plain matrix product.
+    flat: bool,
     most_rows: usize,
     tiles: usize,
     tiles_per_task: usize,
@@ -88,11 +90,13 @@ impl Product<'_> {
         });
     }
 
-    /// Whether the taps in the padding cost more than copying the source.
+    /// Whether copying the source costs less than the taps in the padding, or than rows that begin in the same places
+    /// of the first cache and push each other out.
     fn pays_by_position(&self) -> bool {
+        let crowded = self.source.pixel % 512 == 0 && self.blocks() >= 8;
         let all: usize = self.classes.iter().map(|class| class.places() * class.taps.len()).sum();
         let hits: usize = self.classes.iter().map(|class| class.hits(&self.source)).sum();
-        self.batch >= 8 && hits * 10 < all * 9
+        self.batch >= 8 && (crowded || hits * 10 < all * 9)
     }
 
     /// Copies the source as `[row][column][picture][pixel]`.
@@ -154,6 +158,7 @@ impl Product<'_> {
         let (blocks, threads) = (self.blocks(), pool.threads());
         let mut cut = Cut {
             by_position,
+            flat: !by_position && self.is_flat(),
             most_rows,
             tiles,
             tiles_per_task: tiles.max(1),
@@ -173,6 +178,17 @@ impl Product<'_> {
         let ranges = blocks.div_ceil(cut.blocks_per_task) * self.groups;
         cut.tiles_per_task = (tiles * ranges / wanted).clamp(1, tiles.max(1));
         cut
+    }
+
+    fn is_flat(&self) -> bool {
+        let [class] = self.classes else { return false };
+        let [tap] = &class.taps[..] else { return false };
+        let same_map = [class.height, class.width] == self.target
+            && self.target == [self.source.height, self.source.width]
+            && class.source_step == [1, 1];
+        let gapless = self.source.row == self.source.width * self.source.pixel
+            && self.source.picture == self.source.height * self.source.row;
+        same_map && gapless && (tap.row, tap.column) == (0, 0)
     }
 
     fn macs(&self) -> usize {
@@ -235,9 +251,26 @@ struct Work<'a> {
 impl Work<'_> {
     fn tile(&self, tile: usize, table: &mut Table) {
         let Some(targets) = self.product.targets(self.cut, tile) else { return };
-        self.fill(&targets, table);
+        if self.cut.flat {
+            self.fill_flat(&targets, table);
+        } else {
+            self.fill(&targets, table);
+        }
         self.multiply(targets.rows, table);
         self.finish(table);
+    }
+
+    /// The same for a plain matrix product.
+    fn fill_flat(&self, targets: &Targets<'_>, table: &mut Table) {
+        let (product, channels) = (self.product, self.product.columns * self.product.groups);
+        let rows = targets.first..targets.first + targets.rows;
+        let source = self.source.start.wrapping_add(self.group * product.depth);
+        table.pointers.clear();
+        table.pointers.extend(rows.clone().map(|row| source.wrapping_add(row * self.source.pixel)));
+        table.outs.clear();
+        table.outs.extend(rows.map(|row| row * channels + self.group * product.columns));
+        table.offsets.clear();
+        table.offsets.extend(targets.class.taps.iter().map(|tap| tap.tap * product.depth * BLOCK));
     }
 
     /// Notes where the rows of the tile lie under each tap, and where they go.

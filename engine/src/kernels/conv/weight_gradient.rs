@@ -19,6 +19,12 @@ use super::{BLOCK, scratch};
 
 /// Pixels whose output gradients are packed at a time.
 const CHUNK: usize = 128;
+/// Most panels of a task: with more the packed gradients leave no room in the second cache.
+const PANELS: usize = 4;
+/// Panels from which on the inputs of a patch are packed too.
+const PACKING_PANELS: usize = 3;
+/// Most bytes of the result that a task goes through for every chunk: a quarter of a second-level cache.
+const RESULT_BYTES: usize = 512 << 10;
 /// Fewest pixels of a slice.
 const SLICE: usize = 2048;
 
@@ -39,10 +45,10 @@ pub struct WeightGradient<'a> {
     pub accumulate: bool,
 }
 
-/// One task: some patches of a panel, over a slice of the pixels.
+/// One task: some patches of some panels, over a slice of the pixels.
 struct Task {
     group: usize,
-    panel: usize,
+    panels: Range<usize>,
     patches: Range<usize>,
     pixels: Range<usize>,
     slice: usize,
@@ -51,9 +57,19 @@ struct Task {
 /// How the work is cut.
 struct Cut {
     slices: usize,
-    panels: usize,
+    panels_per_task: usize,
+    ranges: usize,
     patches_per_task: usize,
-    tasks_per_panel: usize,
+    tasks_per_range: usize,
+}
+
+/// What a task packs: output gradients `[panel][pixel][32]`, and inputs of a patch `[pixel][16]`.
+struct Packed<'a> {
+    panels: &'a mut [f32],
+    x: &'a mut [f32],
+    /// Runs of pixels of a tap in the source, and the same in `x`.
+    segments: Vec<Segment>,
+    packed_segments: Vec<Segment>,
 }
 
 impl WeightGradient<'_> {
@@ -61,7 +77,7 @@ impl WeightGradient<'_> {
     pub fn run(&self, pool: &Pool, dw: &mut [f32]) {
         let cut = self.cut(pool);
         if !self.accumulate {
-            self.clear_untouched(dw);
+            self.clear_untouched(pool, dw);
         }
         if cut.slices == 1 {
             return self.run_slices(pool, &cut, dw, self.accumulate);
@@ -74,24 +90,29 @@ impl WeightGradient<'_> {
     }
 
     /// Zeros the weights of taps that meet nothing but padding.
-    fn clear_untouched(&self, dw: &mut [f32]) {
+    fn clear_untouched(&self, pool: &Pool, dw: &mut [f32]) {
         let tap_len = self.depth * BLOCK;
-        if self.class.taps.len() * tap_len == self.block_len {
+        if self.pixels() > 0 && self.class.taps.len() * tap_len == self.block_len {
             return;
         }
-        for block in dw.chunks_exact_mut(self.block_len) {
+        let (block_len, pixels) = (self.block_len, self.pixels());
+        let blocks = dw.len() / block_len;
+        let dw = Disjoint::new(dw);
+        pool.run(blocks, &|block| {
+            // SAFETY: every block is a part of its own.
+            let block = unsafe { dw.part(block * block_len, block_len) };
             for (tap, weights) in block.chunks_exact_mut(tap_len).enumerate() {
-                if self.class.taps.iter().all(|known| known.tap != tap) {
+                if pixels == 0 || self.class.taps.iter().all(|known| known.tap != tap) {
                     weights.fill(0.0);
                 }
             }
-        }
+        });
     }
 
     fn run_slices(&self, pool: &Pool, cut: &Cut, dw: &mut [f32], accumulate: bool) {
         let len = dw.len() / cut.slices;
         let dw = Disjoint::new(dw);
-        let tasks = cut.slices * self.groups * cut.panels * cut.tasks_per_panel;
+        let tasks = cut.slices * self.groups * cut.ranges * cut.tasks_per_range;
         pool.run(tasks, &|index| {
             let task = self.task(cut, index);
             let start = dw.as_mut_ptr().wrapping_add(task.slice * len);
@@ -136,38 +157,42 @@ impl WeightGradient<'_> {
         let patches = (self.class.taps.len() * self.row_tiles(pool.isa())).max(1);
         let all = self.groups * panels * patches;
         let slices = if all < 24 { (self.pixels() / SLICE).clamp(1, 8) } else { 1 };
-        let wanted = (pool.threads() * 6).div_ceil(self.groups * panels * slices);
-        let patches_per_task = patches.div_ceil(wanted).max(4.min(patches));
-        Cut { slices, panels, patches_per_task, tasks_per_panel: patches.div_ceil(patches_per_task) }
+        let panels_per_task = panels.div_ceil(panels.div_ceil(PANELS));
+        let ranges = panels.div_ceil(panels_per_task);
+        let wanted = (pool.threads() * 6).div_ceil(self.groups * ranges * slices);
+        let most = (RESULT_BYTES / (panels_per_task * PANEL * most_rows(pool.isa()) * 4)).max(1);
+        let patches_per_task = patches.div_ceil(wanted).max(4.min(patches)).min(most);
+        let tasks_per_range = patches.div_ceil(patches_per_task);
+        Cut { slices, panels_per_task, ranges, patches_per_task, tasks_per_range }
     }
 
     fn task(&self, cut: &Cut, index: usize) -> Task {
-        let (rest, part) = (index / cut.tasks_per_panel, index % cut.tasks_per_panel);
-        let (rest, panel) = (rest / cut.panels, rest % cut.panels);
+        let (rest, part) = (index / cut.tasks_per_range, index % cut.tasks_per_range);
+        let (rest, range) = (rest / cut.ranges, rest % cut.ranges);
         let (slice, group) = (rest / self.groups, rest % self.groups);
-        let first = part * cut.patches_per_task;
+        let (panel, patch) = (range * cut.panels_per_task, part * cut.patches_per_task);
         let chunks = self.pixels().div_ceil(CHUNK);
         let bound = |slice: usize| (chunks * slice / cut.slices * CHUNK).min(self.pixels());
         Task {
             group,
-            panel,
-            patches: first..first + cut.patches_per_task,
+            panels: panel..(panel + cut.panels_per_task).min(self.columns.div_ceil(PANEL)),
+            patches: patch..patch + cut.patches_per_task,
             pixels: bound(slice)..bound(slice + 1),
             slice,
         }
     }
 
     fn run_task(&self, isa: Isa, task: &Task, dw: *mut f32, accumulate: bool) {
-        scratch::with(CHUNK * PANEL, |panel| {
-            let mut segments = Vec::with_capacity(CHUNK);
-            let mut first = task.pixels.start;
+        let panels_len = task.panels.len() * CHUNK * PANEL;
+        scratch::with(panels_len + CHUNK * BLOCK, |memory| {
+            let (panels, x) = memory.split_at_mut(panels_len);
+            let mut packed = Packed { panels, x, segments: Vec::new(), packed_segments: Vec::new() };
             let mut add = accumulate;
-            while first < task.pixels.end || (first == task.pixels.start && first == task.pixels.end) {
+            for first in task.pixels.clone().step_by(CHUNK) {
                 let pixels = first..task.pixels.end.min(first + CHUNK);
-                self.pack(task, &pixels, panel);
-                self.patches(isa, task, &pixels, panel, &mut segments, dw, add);
+                self.pack(task, &pixels, &mut packed);
+                self.patches(isa, task, &pixels, &mut packed, dw, add);
                 add = true;
-                first = pixels.end.max(first + 1);
             }
         });
     }
@@ -185,34 +210,38 @@ impl WeightGradient<'_> {
         self.class.width <= 4 && self.batch > self.class.width
     }
 
-    /// Copies the panel's columns of these pixels side by side, zeros beyond the last column.
-    fn pack(&self, task: &Task, pixels: &Range<usize>, panel: &mut [f32]) {
-        let first = task.panel * PANEL;
-        let columns = PANEL.min(self.columns - first);
+    /// Copies the columns of every panel side by side, zeros beyond the last column.
+    fn pack(&self, task: &Task, pixels: &Range<usize>, packed: &mut Packed<'_>) {
         let channels = self.columns * self.groups;
-        for (pixel, to) in pixels.clone().zip(panel.chunks_exact_mut(PANEL)) {
-            let (picture, place) = self.pixel(pixel);
-            let start =
-                (picture * self.class.places() + place) * channels + task.group * self.columns + first;
-            let from = &self.dy[start..start + columns];
-            if columns == PANEL {
-                to.copy_from_slice(from);
-            } else {
-                to[..columns].copy_from_slice(from);
-                to[columns..].fill(0.0);
+        for (panel, to) in task.panels.clone().zip(packed.panels.chunks_exact_mut(CHUNK * PANEL)) {
+            let first = panel * PANEL;
+            let columns = PANEL.min(self.columns - first);
+            let offset = task.group * self.columns + first;
+            let step = if self.by_position() { self.class.places() * channels } else { channels };
+            let mut to = to.chunks_exact_mut(PANEL);
+            let mut pixel = pixels.start;
+            while pixel < pixels.end {
+                let (picture, place) = self.pixel(pixel);
+                // By position a line is the pictures of a place, else all pixels are one line.
+                let end = if self.by_position() {
+                    pixels.end.min(pixel + self.batch - picture)
+                } else {
+                    pixels.end
+                };
+                let start = (picture * self.class.places() + place) * channels + offset;
+                pack_line(&self.dy[start..], step, columns, to.by_ref().take(end - pixel));
+                pixel = end;
             }
         }
     }
 
     /// Adds these pixels to the task's patches.
-    #[allow(clippy::too_many_arguments)] // a task's constants and a chunk's
     fn patches(
         &self,
         isa: Isa,
         task: &Task,
         pixels: &Range<usize>,
-        panel: &[f32],
-        segments: &mut Vec<Segment>,
+        packed: &mut Packed<'_>,
         dw: *mut f32,
         accumulate: bool,
     ) {
@@ -222,45 +251,57 @@ impl WeightGradient<'_> {
         for index in task.patches.start..task.patches.end.min(all) {
             let (tap, tile) = (index / tiles, index % tiles);
             if tap != known {
-                self.segments(&self.class.taps[tap], pixels, panel, segments);
+                self.segments(&self.class.taps[tap], pixels, packed);
                 known = tap;
             }
             let (base, more) = (self.depth / tiles, self.depth % tiles);
             let (row, rows) = (tile * base + tile.min(more), base + usize::from(tile < more));
             let place = self.class.taps[tap].tap * self.depth + row;
-            self.patch(isa, task, segments, (row, rows), dw.wrapping_add(place * BLOCK), accumulate);
+            self.patch(isa, task, packed, (row, rows), dw.wrapping_add(place * BLOCK), accumulate);
         }
     }
 
-    /// One patch: the rows `(first, count)` of a tap, all columns of the panel.
+    /// One patch: the rows `(first, count)` of a tap, all columns of all panels.
     fn patch(
         &self,
         isa: Isa,
         task: &Task,
-        segments: &[Segment],
+        packed: &mut Packed<'_>,
         rows: (usize, usize),
         dw: *mut f32,
         accumulate: bool,
     ) {
-        let first = task.panel * (PANEL / BLOCK);
-        let blocks = (PANEL / BLOCK).min(self.blocks() - first);
-        let mut block = 0;
-        while block < blocks {
-            let (kernel, taken) = patch_for(isa, rows.1, blocks - block);
-            let start = (task.group * self.blocks() + first + block) * self.block_len;
-            let patch = Patch {
-                segments: segments.as_ptr(),
-                count: segments.len(),
-                x_step: self.x_step(),
-                x_offset: task.group * self.depth + rows.0,
-                dy_offset: block * BLOCK,
-                dw: dw.wrapping_add(start),
-                block_len: self.block_len,
-                accumulate,
-            };
-            // SAFETY: segments lie in the source and the packed panel; this task alone writes these rows of these blocks.
-            unsafe { kernel(&patch) };
-            block += taken;
+        let x_offset = task.group * self.depth + rows.0;
+        let packs = task.panels.len() >= PACKING_PANELS;
+        if packs {
+            let (segments, step, to) = (&packed.segments[..], self.x_step(), &mut packed.x[..]);
+            let rows = rows.1;
+            dispatch!(isa, pack_kernel(segments: &[Segment], step: usize, x_offset: usize, rows: usize, to: &mut [f32]));
+        }
+        let segments = if packs { &packed.packed_segments } else { &packed.segments };
+        let mut patch = Patch {
+            segments: segments.as_ptr(),
+            count: segments.len(),
+            x_step: if packs { BLOCK } else { self.x_step() },
+            x_offset: if packs { 0 } else { x_offset },
+            dy_offset: 0,
+            dw,
+            block_len: self.block_len,
+            accumulate,
+        };
+        for (index, panel) in task.panels.clone().enumerate() {
+            let first = panel * (PANEL / BLOCK);
+            let blocks = (PANEL / BLOCK).min(self.blocks() - first);
+            let mut block = 0;
+            while block < blocks {
+                let (kernel, taken) = patch_for(isa, rows.1, blocks - block);
+                patch.dy_offset = index * CHUNK * PANEL + block * BLOCK;
+                patch.dw = dw.wrapping_add((task.group * self.blocks() + first + block) * self.block_len);
+                // SAFETY: segments lie in the source or its packed copy, and in the packed panels; this task alone
+                // writes these rows of these blocks.
+                unsafe { kernel(&patch) };
+                block += taken;
+            }
         }
     }
 
@@ -270,8 +311,8 @@ impl WeightGradient<'_> {
     }
 
     /// Runs of pixels in the range that this tap joins with pixels of the source.
-    fn segments(&self, tap: &Tap, pixels: &Range<usize>, panel: &[f32], segments: &mut Vec<Segment>) {
-        segments.clear();
+    fn segments(&self, tap: &Tap, pixels: &Range<usize>, packed: &mut Packed<'_>) {
+        packed.segments.clear();
         let line = if self.by_position() { self.batch } else { self.class.width };
         let mut pixel = pixels.start;
         while pixel < pixels.end {
@@ -283,9 +324,15 @@ impl WeightGradient<'_> {
             } else {
                 self.same_row(tap, place, count)
             };
-            let dy = panel[(pixel - pixels.start) * PANEL..].as_ptr();
-            self.push(tap, picture, place, run, dy, segments);
+            let dy = packed.panels[(pixel - pixels.start) * PANEL..].as_ptr();
+            self.push(tap, picture, place, run, dy, &mut packed.segments);
             pixel = end;
+        }
+        let mut before = 0;
+        packed.packed_segments.clear();
+        for segment in &packed.segments {
+            packed.packed_segments.push(Segment { x: packed.x[before * BLOCK..].as_ptr(), ..*segment });
+            before += segment.pixels;
         }
     }
 
@@ -341,6 +388,39 @@ impl WeightGradient<'_> {
             }
         }
         segments.push(Segment { x, dy, pixels: run.len() });
+    }
+}
+
+/// Copies `columns` floats of pixels `step` apart to rows of a panel, zeros beyond.
+fn pack_line<'p>(from: &[f32], step: usize, columns: usize, to: impl Iterator<Item = &'p mut [f32]>) {
+    for (index, to) in to.enumerate() {
+        let from = &from[index * step..][..columns];
+        if let (Ok(to), Ok(from)) = (<&mut [f32; PANEL]>::try_from(&mut *to), <&[f32; PANEL]>::try_from(from))
+        {
+            *to = *from;
+        } else {
+            to[..columns].copy_from_slice(from);
+            to[columns..].fill(0.0);
+        }
+    }
+}
+
+/// Copies `rows` inputs of every pixel of the segments to rows of 16.
+#[inline(always)]
+fn pack_kernel<V: Simd>(segments: &[Segment], step: usize, offset: usize, rows: usize, to: &mut [f32]) {
+    let mut to = to.as_mut_ptr();
+    for segment in segments {
+        let mut x = segment.x.wrapping_add(offset);
+        for _ in 0..segment.pixels {
+            let mut row = 0;
+            while row < rows {
+                // SAFETY: the segments lie in the source, and have no more pixels than `to` has rows of 16.
+                unsafe { V::load_partial(x.add(row), V::LANES.min(rows - row)).store(to.add(row)) };
+                row += V::LANES;
+            }
+            x = x.wrapping_add(step);
+            to = to.wrapping_add(BLOCK);
+        }
     }
 }
 
