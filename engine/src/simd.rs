@@ -126,6 +126,13 @@ pub trait Simd: Copy {
     /// All rows are readable or writable.
     unsafe fn transpose(from: *const f32, from_step: usize, to: *mut f32, to_step: usize);
 
+    /// Asks for a cache line that will be read.
+    #[inline(always)]
+    fn prefetch(_: *const f32) {}
+    /// Asks for a cache line that will be written.
+    #[inline(always)]
+    fn prefetch_write(_: *const f32) {}
+
     /// All lanes zero.
     #[inline(always)]
     fn zero() -> Self {
@@ -370,6 +377,14 @@ mod x86 {
             unsafe { _mm512_reduce_add_ps(self.0) }
         }
         #[inline(always)]
+        fn prefetch(line: *const f32) {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
+        }
+        #[inline(always)]
+        fn prefetch_write(line: *const f32) {
+            unsafe { _mm_prefetch::<_MM_HINT_ET0>(line.cast()) }
+        }
+        #[inline(always)]
         unsafe fn transpose(from: *const f32, from_step: usize, to: *mut f32, to_step: usize) {
             unsafe {
                 let mut fours = [_mm512_setzero_ps(); 16];
@@ -481,6 +496,14 @@ mod x86 {
         #[inline(always)]
         fn sqrt(self) -> Self {
             Self(unsafe { _mm256_sqrt_ps(self.0) })
+        }
+        #[inline(always)]
+        fn prefetch(line: *const f32) {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
+        }
+        #[inline(always)]
+        fn prefetch_write(line: *const f32) {
+            unsafe { _mm_prefetch::<_MM_HINT_ET0>(line.cast()) }
         }
         #[inline(always)]
         fn round(self) -> Self {

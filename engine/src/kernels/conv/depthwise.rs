@@ -19,6 +19,8 @@ use models::Activation;
 
 /// Targets of a window kernel.
 const WIDE: usize = 4;
+/// Fewest pixels of a slice of the batch.
+const SLICE: usize = 128;
 /// Most slices of a batch.
 const SLICES: usize = 8;
 
@@ -98,14 +100,24 @@ impl Axis {
     }
 }
 
-/// Targets `y` from source `x`, both maps of one channel count.
-struct Windows<'a> {
+/// Targets that share their taps, and where the weights of those begin.
+struct Grid {
     rows: Axis,
     columns: Axis,
+    weights: usize,
+    /// Targets of a row whose windows lie inside.
+    inner: Range<usize>,
+}
+
+/// Targets `y` from source `x`, both maps of one channel count.
+struct Windows<'a> {
+    /// One per phase of the stride, row by row: `[row phase][column phase]`.
+    grids: Vec<Grid>,
+    phases: [usize; 2],
     batch: usize,
     channels: usize,
     x: &'a [f32],
-    /// `[rows.taps][columns.taps][channels]`
+    /// Of every grid `[rows.taps][columns.taps][channels]`
     weights: &'a [f32],
     /// Height and width of the target map.
     target: [usize; 2],
@@ -122,9 +134,10 @@ pub fn forward(
     epilogue: &Epilogue<'_>,
     y: &mut [f32],
 ) {
+    let (rows, columns) = (Axis::forward(shape, 0), Axis::forward(shape, 1));
     let windows = Windows {
-        rows: Axis::forward(shape, 0),
-        columns: Axis::forward(shape, 1),
+        grids: vec![Grid { rows, columns, weights: 0, inner: columns.inner() }],
+        phases: [1, 1],
         batch: shape.batch,
         channels: shape.in_channels,
         x,
@@ -145,41 +158,40 @@ pub fn backward_input(
     dx: &mut [f32],
     accumulate: bool,
 ) {
-    for row_phase in 0..shape.stride[0].min(shape.in_height) {
-        for column_phase in 0..shape.stride[1].min(shape.in_width) {
-            let rows = Axis::backward(shape, 0, row_phase);
-            let columns = Axis::backward(shape, 1, column_phase);
-            scratch::with(rows.taps * columns.taps * shape.in_channels, |turned| {
-                turn(shape, weight, &rows, &columns, turned);
-                let windows = Windows {
-                    rows,
-                    columns,
-                    batch: shape.batch,
-                    channels: shape.in_channels,
-                    x: dy,
-                    weights: turned,
-                    target: [shape.in_height, shape.in_width],
-                    accumulate,
-                    epilogue: Epilogue::default(),
-                };
-                windows.run(pool, dx);
-            });
-        }
-    }
+    scratch::with(weight.len(), |turned| {
+        let phases = [shape.stride[0].min(shape.in_height), shape.stride[1].min(shape.in_width)];
+        let windows = Windows {
+            grids: turned_grids(shape, phases, weight, turned),
+            phases,
+            batch: shape.batch,
+            channels: shape.in_channels,
+            x: dy,
+            weights: turned,
+            target: [shape.in_height, shape.in_width],
+            accumulate,
+            epilogue: Epilogue::default(),
+        };
+        windows.run(pool, dx);
+    });
 }
 
-/// The weights that a phase meets, in the order of its windows.
-fn turn(shape: &ConvShape, weight: &[f32], rows: &Axis, columns: &Axis, turned: &mut [f32]) {
+/// The grids of the gradient of the input; every weight belongs to one of them and is copied there in window order.
+fn turned_grids(shape: &ConvShape, phases: [usize; 2], weight: &[f32], turned: &mut [f32]) -> Vec<Grid> {
     let channels = shape.in_channels;
-    let mut to = turned.chunks_exact_mut(channels);
-    for row in 0..rows.taps {
-        for column in 0..columns.taps {
-            let tap = rows.kernel_index(row) * shape.kernel[1] + columns.kernel_index(column);
-            if let Some(to) = to.next() {
-                to.copy_from_slice(&weight[tap * channels..][..channels]);
-            }
+    let mut grids = Vec::with_capacity(phases[0] * phases[1]);
+    let mut taps = 0;
+    for phase in 0..phases[0] * phases[1] {
+        let rows = Axis::backward(shape, 0, phase / phases[1]);
+        let columns = Axis::backward(shape, 1, phase % phases[1]);
+        grids.push(Grid { rows, columns, weights: taps * channels, inner: columns.inner() });
+        for place in 0..rows.taps * columns.taps {
+            let row = rows.kernel_index(place / columns.taps);
+            let from = row * shape.kernel[1] + columns.kernel_index(place % columns.taps);
+            turned[taps * channels..][..channels].copy_from_slice(&weight[from * channels..][..channels]);
+            taps += 1;
         }
     }
+    grids
 }
 
 /// One target or several side by side, for a kernel.
@@ -203,82 +215,100 @@ struct Window {
 
 impl Windows<'_> {
     fn run(&self, pool: &Pool, y: &mut [f32]) {
-        let lines = self.batch * self.rows.count;
-        let work = lines * self.columns.count * self.channels * (self.rows.taps * self.columns.taps).max(1);
+        let lines = self.batch * self.target[0];
+        let taps = (self.weights.len() / self.channels.max(1)).max(1);
+        let work = lines * self.target[1] * self.channels * taps / self.grids.len();
         let wanted = if work < 30_000 { 1 } else { pool.threads() * 6 };
         let per_task = lines.div_ceil(wanted).max(1);
         let y = Disjoint::new(y);
-        let inner = self.columns.inner();
         pool.run(lines.div_ceil(per_task), &|task| {
             for line in task * per_task..lines.min((task + 1) * per_task) {
-                self.line(pool, line / self.rows.count, line % self.rows.count, &inner, &y);
+                let (picture, row) = (line / self.target[0], line % self.target[0]);
+                let first = row % self.phases[0] * self.phases[1];
+                for grid in &self.grids[first..first + self.phases[1]] {
+                    self.line(pool, grid, picture, row / self.phases[0], &y);
+                }
             }
         });
     }
 
-    /// One row of targets.
-    fn line(&self, pool: &Pool, picture: usize, row: usize, inner: &Range<usize>, y: &Disjoint<'_, f32>) {
+    /// One row of targets of a grid.
+    fn line(&self, pool: &Pool, grid: &Grid, picture: usize, row: usize, y: &Disjoint<'_, f32>) {
+        let (size, step) = (grid.columns.taps, grid.columns.source_step);
         let mut column = 0;
-        while column < self.columns.count {
-            let inside = inner.contains(&column) && self.has_kernel();
-            let wide = inside && column + WIDE <= inner.end;
-            let window = self.window(picture, row, column, y);
-            let (size, step) = (self.columns.taps, self.columns.source_step);
-            match (wide, size, step) {
+        while column < grid.columns.count {
+            let fits = grid.inner.contains(&column) && column + WIDE <= grid.inner.end;
+            let window = self.window(grid, picture, row, column, y);
+            let mut count = WIDE;
+            match (fits, size, step) {
+                (true, 1, 1) => dispatch!(pool.isa(), wide_kernel[1, 1, 4](window: Window)),
+                (true, 2, 1) => dispatch!(pool.isa(), wide_kernel[2, 1, 5](window: Window)),
                 (true, 3, 1) => dispatch!(pool.isa(), wide_kernel[3, 1, 6](window: Window)),
                 (true, 3, 2) => dispatch!(pool.isa(), wide_kernel[3, 2, 9](window: Window)),
                 (true, 5, 1) => dispatch!(pool.isa(), wide_kernel[5, 1, 8](window: Window)),
                 (true, 5, 2) => dispatch!(pool.isa(), wide_kernel[5, 2, 11](window: Window)),
-                _ => dispatch!(pool.isa(), window_kernel(window: Window)),
+                _ => {
+                    count = 1;
+                    dispatch!(pool.isa(), window_kernel(window: Window));
+                }
             }
-            let count = if wide { WIDE } else { 1 };
-            self.finish(pool, picture, row, column..column + count, y);
+            self.finish(pool, grid, picture, row, column..column + count, y);
             column += count;
         }
     }
 
-    /// Whether a kernel for several targets exists.
-    fn has_kernel(&self) -> bool {
-        matches!(self.columns.taps, 3 | 5) && matches!(self.columns.source_step, 1 | 2)
-    }
-
-    fn target(&self, picture: usize, row: usize, column: usize) -> usize {
-        let row = self.rows.start + row * self.rows.target_step;
-        let column = self.columns.start + column * self.columns.target_step;
+    fn target(&self, grid: &Grid, picture: usize, row: usize, column: usize) -> usize {
+        let row = grid.rows.start + row * grid.rows.target_step;
+        let column = grid.columns.start + column * grid.columns.target_step;
         ((picture * self.target[0] + row) * self.target[1] + column) * self.channels
     }
 
-    fn window(&self, picture: usize, row: usize, column: usize, y: &Disjoint<'_, f32>) -> Window {
-        let (rows, columns) = (self.rows.hits(row), self.columns.hits(column));
+    fn window(
+        &self,
+        grid: &Grid,
+        picture: usize,
+        row: usize,
+        column: usize,
+        y: &Disjoint<'_, f32>,
+    ) -> Window {
+        let (rows, columns) = (grid.rows.hits(row), grid.columns.hits(column));
         // A window without rows or columns is never read.
         let first = |axis: &Axis, target: usize, hits: &Range<usize>| {
             (axis.window(target) + hits.start as isize).max(0) as usize
         };
-        let (top, left) = (first(&self.rows, row, &rows), first(&self.columns, column, &columns));
-        let pixel = (picture * self.rows.limit + top) * self.columns.limit + left;
-        let tap = rows.start * self.columns.taps + columns.start;
+        let (top, left) = (first(&grid.rows, row, &rows), first(&grid.columns, column, &columns));
+        let pixel = (picture * grid.rows.limit + top) * grid.columns.limit + left;
+        let tap = rows.start * grid.columns.taps + columns.start;
         Window {
             x: self.x.as_ptr().wrapping_add(pixel * self.channels),
-            x_row: self.columns.limit * self.channels,
-            weights: self.weights.as_ptr().wrapping_add(tap * self.channels),
-            weights_row: self.columns.taps * self.channels,
+            x_row: grid.columns.limit * self.channels,
+            weights: self.weights.as_ptr().wrapping_add(grid.weights + tap * self.channels),
+            weights_row: grid.columns.taps * self.channels,
             rows: rows.len(),
             columns: columns.len(),
             channels: self.channels,
-            y: y.as_mut_ptr().wrapping_add(self.target(picture, row, column)),
-            y_step: self.columns.target_step * self.channels,
+            y: y.as_mut_ptr().wrapping_add(self.target(grid, picture, row, column)),
+            y_step: grid.columns.target_step * self.channels,
             accumulate: self.accumulate,
         }
     }
 
     /// Bias, residual and activation of some targets of a row.
-    fn finish(&self, pool: &Pool, picture: usize, row: usize, columns: Range<usize>, y: &Disjoint<'_, f32>) {
+    fn finish(
+        &self,
+        pool: &Pool,
+        grid: &Grid,
+        picture: usize,
+        row: usize,
+        columns: Range<usize>,
+        y: &Disjoint<'_, f32>,
+    ) {
         let Epilogue { bias, residual, activation } = self.epilogue;
         if bias.is_none() && residual.is_none() && activation.is_none() {
             return;
         }
         for column in columns {
-            let start = self.target(picture, row, column);
+            let start = self.target(grid, picture, row, column);
             let residual = residual.map(|residual| &residual[start..][..self.channels]);
             // SAFETY: this task alone writes this row of targets.
             let target = unsafe { y.part(start, self.channels) };
@@ -402,7 +432,7 @@ unsafe fn window_channels<V: Simd, const C: usize, const WHOLE: bool>(
 struct TapSums {
     x: *const f32,
     dy: *const f32,
-    /// `[tap][channels]`, overwritten.
+    /// `[tap][channels]`
     dw: *mut f32,
     pictures: usize,
     rows: Axis,
@@ -413,6 +443,7 @@ struct TapSums {
     count: usize,
     /// Targets whose window's columns lie inside.
     inner: [usize; 2],
+    accumulate: bool,
 }
 
 /// See [`super::backward_weight`].
@@ -424,10 +455,14 @@ pub fn backward_weight(
     dw: &mut [f32],
     accumulate: bool,
 ) {
-    let slices = shape.batch.clamp(1, SLICES);
+    let pixels = shape.batch * shape.out_height() * shape.out_width();
+    let slices = (pixels / SLICE).clamp(1, SLICES).min(shape.batch.max(1));
+    if slices == 1 {
+        return sum_slices(pool, shape, x, dy, 1, dw, accumulate);
+    }
     let len = dw.len();
     scratch::with(slices * len, |sums| {
-        sum_slices(pool, shape, x, dy, slices, sums);
+        sum_slices(pool, shape, x, dy, slices, sums, false);
         let sums = &*sums;
         for slice in 0..slices {
             let (sums, add) = (&sums[slice * len..][..len], accumulate || slice > 0);
@@ -436,7 +471,16 @@ pub fn backward_weight(
     });
 }
 
-fn sum_slices(pool: &Pool, shape: &ConvShape, x: &[f32], dy: &[f32], slices: usize, sums: &mut [f32]) {
+/// Sums of every slice of the batch, one after the other in `sums`.
+fn sum_slices(
+    pool: &Pool,
+    shape: &ConvShape,
+    x: &[f32],
+    dy: &[f32],
+    slices: usize,
+    sums: &mut [f32],
+    accumulate: bool,
+) {
     let (rows, columns) = (Axis::forward(shape, 0), Axis::forward(shape, 1));
     let inner = columns.inner();
     let channels = shape.in_channels;
@@ -461,6 +505,7 @@ fn sum_slices(pool: &Pool, shape: &ConvShape, x: &[f32], dy: &[f32], slices: usi
             channel: part * per_part,
             count: per_part.min(channels.saturating_sub(part * per_part)),
             inner: [inner.start, inner.end],
+            accumulate,
         };
         match shape.kernel {
             [3, 3] => dispatch!(pool.isa(), taps_kernel[3, 9](work: TapSums)),
@@ -537,7 +582,7 @@ unsafe fn taps_channels<V: Simd, const K: usize, const T: usize, const WHOLE: bo
             }
         }
         for t in 0..T {
-            put::<V, WHOLE>(sums[t], work.dw.add(t * channels + channel), count, false);
+            put::<V, WHOLE>(sums[t], work.dw.add(t * channels + channel), count, work.accumulate);
         }
     }
 }
@@ -579,7 +624,7 @@ unsafe fn one_tap<V: Simd>(work: &TapSums, tap: usize, channel: usize, count: us
         }
     }
     // SAFETY: the place of this tap and these channels, which this task alone writes.
-    unsafe { sum.store_partial(work.dw.add(tap * channels + channel), count) };
+    unsafe { put::<V, false>(sum, work.dw.add(tap * channels + channel), count, work.accumulate) };
 }
 
 /// `dw = sums`, or `dw += sums`.

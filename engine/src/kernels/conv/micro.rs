@@ -41,7 +41,7 @@ pub struct Tile {
 pub struct Segment {
     /// First pixel's first input of the map `x`.
     pub x: *const f32,
-    /// First pixel's row of the panel of output gradients.
+    /// First pixel's output gradients.
     pub dy: *const f32,
     pub pixels: usize,
 }
@@ -52,6 +52,8 @@ pub struct Patch {
     pub count: usize,
     /// Floats from a pixel of `x` to the next in a segment.
     pub x_step: usize,
+    /// Floats from a pixel of `dy` to the next.
+    pub dy_step: usize,
     /// Added to every segment's `x`: the first row.
     pub x_offset: usize,
     /// Added to every segment's `dy`: the first column.
@@ -82,6 +84,12 @@ unsafe fn tile_kernel<V: Simd, const R: usize, const C: usize>(tile: &Tile) {
     let mut sums = [[V::zero(); C]; R];
     // SAFETY: all reads lie in the rows, taps and blocks that the tile's builder vouches for.
     unsafe {
+        for r in 0..R {
+            let out = tile.out.add(*tile.outs.add(r));
+            for c in (0..C * V::LANES).step_by(BLOCK) {
+                V::prefetch_write(out.wrapping_add(c));
+            }
+        }
         for tap in 0..tile.taps {
             let rows = tile.pointers.add(tap * R).cast::<[*const f32; R]>().read_unaligned();
             let weights = tile.weights.add(*tile.offsets.add(tap));
@@ -163,7 +171,7 @@ unsafe fn patch_kernel<V: Simd, const R: usize, const C: usize>(patch: &Patch) {
                 }
                 // The step past the last pixel may leave the map; it is never read.
                 x = x.wrapping_add(patch.x_step);
-                dy = dy.wrapping_add(PANEL);
+                dy = dy.wrapping_add(patch.dy_step);
             }
         }
         for r in 0..R {

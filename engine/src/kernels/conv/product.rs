@@ -93,7 +93,7 @@ impl Product<'_> {
     /// Whether copying the source costs less than the taps in the padding, or than rows that begin in the same places
     /// of the first cache and push each other out.
     fn pays_by_position(&self) -> bool {
-        let crowded = self.source.pixel % 512 == 0 && self.blocks() >= 8;
+        let crowded = self.source.pixel.is_multiple_of(512) && self.blocks() >= 8;
         let all: usize = self.classes.iter().map(|class| class.places() * class.taps.len()).sum();
         let hits: usize = self.classes.iter().map(|class| class.hits(&self.source)).sum();
         self.batch >= 8 && (crowded || hits * 10 < all * 9)
@@ -164,8 +164,10 @@ impl Product<'_> {
             tiles_per_task: tiles.max(1),
             blocks_per_task: blocks.max(1),
         };
+        // Tiles of few rows take four blocks at a time.
+        let least = if self.rows() <= 6 { 4 } else { 2 };
         cut.blocks_per_task =
-            (WEIGHT_BYTES / (self.block_len.max(1) * 4)).clamp(4, blocks.max(4)).min(blocks.max(1));
+            (WEIGHT_BYTES / (self.block_len.max(1) * 4)).clamp(least, blocks.max(least)).min(blocks.max(1));
         if threads == 1 || self.macs() < SMALL {
             return cut;
         }
@@ -178,6 +180,10 @@ impl Product<'_> {
         let ranges = blocks.div_ceil(cut.blocks_per_task) * self.groups;
         cut.tiles_per_task = (tiles * ranges / wanted).clamp(1, tiles.max(1));
         cut
+    }
+
+    fn rows(&self) -> usize {
+        self.batch * self.classes.iter().map(Class::places).sum::<usize>()
     }
 
     fn is_flat(&self) -> bool {

@@ -190,7 +190,9 @@ impl WeightGradient<'_> {
             let mut add = accumulate;
             for first in task.pixels.clone().step_by(CHUNK) {
                 let pixels = first..task.pixels.end.min(first + CHUNK);
-                self.pack(task, &pixels, &mut packed);
+                if !self.is_direct(isa) {
+                    self.pack(task, &pixels, &mut packed);
+                }
                 self.patches(isa, task, &pixels, &mut packed, dw, add);
                 add = true;
             }
@@ -251,7 +253,7 @@ impl WeightGradient<'_> {
         for index in task.patches.start..task.patches.end.min(all) {
             let (tap, tile) = (index / tiles, index % tiles);
             if tap != known {
-                self.segments(&self.class.taps[tap], pixels, packed);
+                self.segments(isa, task, &self.class.taps[tap], pixels, packed);
                 known = tap;
             }
             let (base, more) = (self.depth / tiles, self.depth % tiles);
@@ -283,6 +285,7 @@ impl WeightGradient<'_> {
             segments: segments.as_ptr(),
             count: segments.len(),
             x_step: if packs { BLOCK } else { self.x_step() },
+            dy_step: self.dy_step(isa),
             x_offset: if packs { 0 } else { x_offset },
             dy_offset: 0,
             dw,
@@ -295,7 +298,8 @@ impl WeightGradient<'_> {
             let mut block = 0;
             while block < blocks {
                 let (kernel, taken) = patch_for(isa, rows.1, blocks - block);
-                patch.dy_offset = index * CHUNK * PANEL + block * BLOCK;
+                let panel_start = if self.is_direct(isa) { panel * PANEL } else { index * CHUNK * PANEL };
+                patch.dy_offset = panel_start + block * BLOCK;
                 patch.dw = dw.wrapping_add((task.group * self.blocks() + first + block) * self.block_len);
                 // SAFETY: segments lie in the source or its packed copy, and in the packed panels; this task alone
                 // writes these rows of these blocks.
@@ -305,13 +309,24 @@ impl WeightGradient<'_> {
         }
     }
 
+    /// Whether output gradients are read where they lie: packing is for patches that go through them often, and for
+    /// columns that do not fill a block.
+    fn is_direct(&self, isa: Isa) -> bool {
+        let patches = self.class.taps.len() * self.row_tiles(isa);
+        patches <= 4 && self.columns.is_multiple_of(BLOCK) && !self.by_position()
+    }
+
+    fn dy_step(&self, isa: Isa) -> usize {
+        if self.is_direct(isa) { self.columns * self.groups } else { PANEL }
+    }
+
     /// Floats from a pixel to the next in a segment.
     fn x_step(&self) -> usize {
         if self.by_position() { self.source.picture } else { self.class.source_step[1] * self.source.pixel }
     }
 
     /// Runs of pixels in the range that this tap joins with pixels of the source.
-    fn segments(&self, tap: &Tap, pixels: &Range<usize>, packed: &mut Packed<'_>) {
+    fn segments(&self, isa: Isa, task: &Task, tap: &Tap, pixels: &Range<usize>, packed: &mut Packed<'_>) {
         packed.segments.clear();
         let line = if self.by_position() { self.batch } else { self.class.width };
         let mut pixel = pixels.start;
@@ -324,8 +339,12 @@ impl WeightGradient<'_> {
             } else {
                 self.same_row(tap, place, count)
             };
-            let dy = packed.panels[(pixel - pixels.start) * PANEL..].as_ptr();
-            self.push(tap, picture, place, run, dy, &mut packed.segments);
+            let dy = if self.is_direct(isa) {
+                self.dy[pixel * self.columns * self.groups + task.group * self.columns..].as_ptr()
+            } else {
+                packed.panels[(pixel - pixels.start) * PANEL..].as_ptr()
+            };
+            self.push(tap, picture, place, run, (dy, self.dy_step(isa)), &mut packed.segments);
             pixel = end;
         }
         let mut before = 0;
@@ -366,7 +385,7 @@ impl WeightGradient<'_> {
         picture: usize,
         place: usize,
         run: Range<usize>,
-        dy: *const f32,
+        (dy, dy_step): (*const f32, usize),
         segments: &mut Vec<Segment>,
     ) {
         if run.is_empty() {
@@ -379,10 +398,10 @@ impl WeightGradient<'_> {
         let skipped = run.start * self.x_step();
         let x =
             source.start.wrapping_add(picture * source.picture).wrapping_offset(pixel).wrapping_add(skipped);
-        let dy = dy.wrapping_add(run.start * PANEL);
+        let dy = dy.wrapping_add(run.start * dy_step);
         if let Some(last) = segments.last_mut() {
             let follows = last.x.wrapping_add(last.pixels * self.x_step()) == x;
-            if follows && last.dy.wrapping_add(last.pixels * PANEL) == dy {
+            if follows && last.dy.wrapping_add(last.pixels * dy_step) == dy {
                 last.pixels += run.len();
                 return;
             }
