@@ -2,4 +2,11 @@
 //!
 //! Never here: which kernel runs when in a network; that is the plan's business.
 
+pub(crate) mod activation;
 pub mod conv;
+pub(crate) mod mixing;
+pub(crate) mod norm;
+pub(crate) mod pooling;
+#[cfg(test)]
+pub(crate) mod reference;
+pub(crate) mod spans;

@@ -6,6 +6,7 @@
 //!
 //! Never here: image files, training methods, printing.
 #![allow(unsafe_code)] // kernels; every block gives its reason
+#![cfg_attr(not(feature = "candle"), allow(dead_code, unused_imports))] // what only training uses
 
 mod buffer;
 mod error;
@@ -14,9 +15,13 @@ pub mod kernels;
 mod model;
 #[cfg(feature = "candle")]
 mod net;
+#[cfg(feature = "candle")]
+mod optimizer;
+mod plan;
 #[doc(hidden)] // public for the benchmarks alone
 pub mod pool;
 mod random;
+mod run;
 mod runtime;
 #[doc(hidden)] // public for the benchmarks alone
 pub mod simd;

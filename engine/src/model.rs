@@ -1,8 +1,19 @@
 //! Inference: the plan with batch norm folded into the convolutions and weights packed once.
+//!
+//! Never here: gradients, batch statistics. A run of a size seen before allocates nothing and takes no lock.
 
-use models::{Graph, Weights};
+use std::fmt;
+use std::sync::Arc;
 
-use crate::{Result, Runtime};
+use models::{Graph, NodeId, Shape, Weights};
+
+use crate::buffer::Buffer;
+use crate::plan::fold::Folding;
+use crate::plan::{OutputRef, Plan, Purpose, lower};
+use crate::random::Stream;
+use crate::run::{Run, Statistics, Timings, copy_outputs, forward};
+use crate::theta::{FlatOrders, MapOrder, Table};
+use crate::{EngineError, Result, Runtime};
 
 /// Pictures as a contiguous batch, NHWC.
 #[derive(Clone, Copy, Debug)]
@@ -13,11 +24,73 @@ pub enum Images<'a> {
     F32(&'a [f32]),
 }
 
+impl Images<'_> {
+    /// Number of values.
+    fn len(&self) -> usize {
+        match self {
+            Images::U8(values) => values.len(),
+            Images::F32(values) => values.len(),
+        }
+    }
+
+    /// How many pictures of `graph` these are.
+    ///
+    /// # Errors
+    /// [`EngineError::Images`] if that is no whole number above zero.
+    pub(crate) fn count(&self, graph: &Graph) -> Result<usize> {
+        let picture = graph.input_shape().elements();
+        if self.len() == 0 || !self.len().is_multiple_of(picture) {
+            let [height, width] = graph.input_shape().spatial();
+            let channels = graph.input_shape().channels();
+            return Err(EngineError::Images {
+                expected: format!("pictures of {height} x {width} x {channels} = {picture} values"),
+                found: format!("{} values", self.len()),
+            });
+        }
+        Ok(self.len() / picture)
+    }
+}
+
+/// What clones of a model share: the folded, packed weights and where they lie.
+struct Packed {
+    graph: Graph,
+    table: Table,
+    orders: FlatOrders,
+    folding: Folding,
+    weights: Buffer,
+    frozen: Vec<bool>,
+    runtime: Runtime,
+}
+
+/// A plan for one batch size and output.
+#[derive(Clone)]
+struct Planned {
+    batch: usize,
+    node: NodeId,
+    plan: Arc<Plan>,
+}
+
 /// A network ready to answer. Clones share the packed weights; each has its own working memory, so give every
 /// worker a clone.
-#[derive(Clone, Debug)]
 pub struct Model {
-    graph: std::sync::Arc<Graph>,
+    packed: Arc<Packed>,
+    plans: Vec<Planned>,
+    arena: Buffer,
+    result: Vec<f32>,
+    reordered: Vec<f32>,
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nodes = self.packed.graph.nodes().len();
+        f.debug_struct("Model").field("nodes", &nodes).field("weights", &self.packed.weights.len()).finish()
+    }
+}
+
+impl Clone for Model {
+    fn clone(&self) -> Self {
+        Self::with(Arc::clone(&self.packed), self.plans.clone())
+    }
 }
 
 impl Model {
@@ -26,13 +99,27 @@ impl Model {
     /// # Errors
     /// [`crate::EngineError::Weights`] listing what is missing, extra or of another shape.
     pub fn new(graph: &Graph, weights: &Weights, runtime: &Runtime) -> Result<Self> {
-        let _ = (weights, runtime);
-        Ok(Self { graph: std::sync::Arc::new(graph.clone()) })
+        let orders = FlatOrders::of(graph);
+        let table = Table::new(graph, &orders);
+        table.check(weights)?;
+        let (mut theta, mut statistics) =
+            (Buffer::zeros(table.theta_length), Buffer::zeros(table.statistics_length));
+        table.pack(weights, &mut theta, &mut statistics);
+        let folding = Folding::new(graph, &table);
+        let weights = folding.fold(graph, &table, &theta, &statistics);
+        let frozen = vec![false; graph.nodes().len()];
+        let (graph, runtime) = (graph.clone(), runtime.clone());
+        let packed = Packed { graph, table, orders, folding, weights, frozen, runtime };
+        Ok(Self::with(Arc::new(packed), Vec::new()))
+    }
+
+    fn with(packed: Arc<Packed>, plans: Vec<Planned>) -> Self {
+        Self { packed, plans, arena: Buffer::default(), result: Vec::new(), reordered: Vec::new() }
     }
 
     /// The network.
     pub fn graph(&self) -> &Graph {
-        &self.graph
+        &self.packed.graph
     }
 
     /// Runs a batch and returns the `logits` output, `[n, classes]` row-major, valid until the next call.
@@ -48,7 +135,86 @@ impl Model {
     /// # Errors
     /// As [`Model::run`], and if there is no such output.
     pub fn run_output(&mut self, images: Images<'_>, output: &str) -> Result<&[f32]> {
-        let _ = (images, output);
-        unimplemented!("the plan")
+        self.run_timed(images, output, None)
+    }
+
+    /// Runs a batch `repeats` times and returns, per kind of step in falling order, its seconds in all.
+    ///
+    /// # Errors
+    /// As [`Model::run`].
+    pub fn profile(&mut self, images: Images<'_>, repeats: usize) -> Result<Vec<(&'static str, f64)>> {
+        self.run(images)?;
+        let plan = self.plan(images.count(self.graph())?, self.packed.graph.output("logits")?);
+        let mut timings = Timings::new(plan.steps.len());
+        for _ in 0..repeats {
+            self.run_timed(images, "logits", Some(&mut timings))?;
+        }
+        Ok(timings.by_kind(&plan).into_iter().map(|(kind, [forward, _])| (kind, forward)).collect())
+    }
+
+    fn run_timed(
+        &mut self,
+        images: Images<'_>,
+        output: &str,
+        timings: Option<&mut Timings>,
+    ) -> Result<&[f32]> {
+        let node = self.packed.graph.output(output)?;
+        let plan = self.plan(images.count(&self.packed.graph)?, node);
+        if self.arena.len() < plan.arena_len {
+            self.arena = Buffer::zeros(plan.arena_len);
+        }
+        let packed = Arc::clone(&self.packed);
+        let run = Run {
+            pool: packed.runtime.pool(),
+            plan: &plan,
+            parameters: &packed.weights,
+            draws: Stream::new(0),
+        };
+        forward(&run, &mut self.arena, images, Statistics::Keep(&[]), timings);
+        self.result.resize(plan.output_len, 0.0);
+        copy_outputs(&run, &mut self.arena, &mut self.result);
+        Ok(self.in_torch_order(node))
+    }
+
+    /// The result; a map's positions outermost become innermost.
+    fn in_torch_order(&mut self, node: NodeId) -> &[f32] {
+        match self.packed.graph.node(node).shape {
+            Shape::Map { channels, height, width } if height * width > 1 => {
+                self.reordered.resize(self.result.len(), 0.0);
+                let order = MapOrder { channels, positions: height * width };
+                order.to_torch(&self.result, &mut self.reordered);
+                &self.reordered
+            }
+            _ => &self.result,
+        }
+    }
+
+    fn plan(&mut self, batch: usize, node: NodeId) -> Arc<Plan> {
+        if let Some(found) = self.plans.iter().find(|planned| planned.batch == batch && planned.node == node)
+        {
+            return Arc::clone(&found.plan);
+        }
+        let Packed { graph, table, orders, folding, frozen, .. } = &*self.packed;
+        let purpose = Purpose {
+            batch,
+            train: false,
+            folding: Some(folding),
+            parameters: false,
+            images: false,
+            frozen,
+            want: &[node],
+        };
+        let plan = Arc::new(lower(graph, table, orders, &purpose));
+        self.plans.push(Planned { batch, node, plan: Arc::clone(&plan) });
+        plan
+    }
+}
+
+/// Shape of an output for a batch: `[n, length]`, or `[n, h, w, c]`.
+#[cfg_attr(not(feature = "candle"), allow(dead_code))]
+pub(crate) fn output_shape(graph: &Graph, batch: usize, output: &OutputRef) -> Vec<usize> {
+    match graph.node(output.node).shape {
+        Shape::Flat(length) => vec![batch, length],
+        Shape::Map { channels, height, width } => vec![batch, height, width, channels],
     }
 }

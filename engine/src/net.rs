@@ -1,13 +1,21 @@
 //! A network in training: theta, gradient, moments and statistics, and the candle op that runs it.
 
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use candle_core::Tensor;
-use models::{Array, Graph, Weights};
+use candle_core::{CpuStorage, CustomOp2, DType, Device, Layout, Tensor, Var};
+use models::{Array, Graph, NodeId, Parameter, Weights};
 
 use crate::buffer::Buffer;
-use crate::theta::{FlatOrders, Table, initial_weights};
-use crate::{Result, Runtime};
+use crate::model::output_shape;
+use crate::optimizer::{Moments, Piece, Update, pieces, square_sum, update};
+use crate::plan::fold::Folding;
+use crate::plan::{OutputRef, Plan, Purpose, lower};
+use crate::random::Stream;
+use crate::run::{Gradients, Run, Statistics, Timings, backward, copy_outputs, first_non_finite, forward};
+use crate::theta::{FlatOrders, Segment, Table, initial_weights};
+use crate::{EngineError, Images, Result, Runtime};
 
 /// What a backward pass is to reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -113,18 +121,132 @@ pub struct Step<'a> {
 }
 
 /// A network in training. All methods take `&self`: the buffers live behind a lock, since candle's op shares them.
-#[derive(Debug)]
 pub struct Net {
-    graph: Arc<Graph>,
-    table: Table,
-    state: Mutex<State>,
+    shared: Arc<Shared>,
 }
 
-/// The vectors of a network, all in the table's layout.
-#[derive(Debug)]
+impl fmt::Debug for Net {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nodes = self.shared.graph.nodes().len();
+        f.debug_struct("Net").field("nodes", &nodes).field("theta", &self.shared.table.theta_length).finish()
+    }
+}
+
+/// What a network and the ops of its forward passes share.
+struct Shared {
+    graph: Graph,
+    table: Table,
+    orders: FlatOrders,
+    folding: Folding,
+    pieces: Vec<Piece>,
+    runtime: Runtime,
+    draws: Stream,
+    /// Stands for theta in candle's records: an op without a variable among its arguments would not be recorded.
+    token: Var,
+    state: Mutex<State>,
+    arenas: Mutex<Vec<Buffer>>,
+}
+
+/// The vectors of a network, all in the table's layout, and what follows from them.
 struct State {
     theta: Buffer,
     statistics: Buffer,
+    /// The statistics before the first forward that moved them since the last update.
+    statistics_before: Option<Buffer>,
+    gradient: Buffer,
+    /// By segment: whether the gradient holds anything.
+    written: Vec<bool>,
+    moments: Moments,
+    /// Counts changes of theta.
+    version: u64,
+    /// By node.
+    frozen: Vec<bool>,
+    plans: HashMap<Key, Arc<Plan>>,
+    folded: Option<Buffer>,
+    timings: Option<Profile>,
+}
+
+/// What a plan depends on beside the graph.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    batch: usize,
+    train: bool,
+    parameters: bool,
+    images: bool,
+    want: Vec<NodeId>,
+}
+
+impl Key {
+    /// Without gradients or batch statistics the folded weights serve.
+    fn folds(&self) -> bool {
+        !(self.train || self.parameters || self.images)
+    }
+}
+
+/// Seconds per kind of step, forward and backward.
+type Profile = Vec<(&'static str, [f64; 2])>;
+
+impl Shared {
+    /// The vectors; a thread that panicked while it held them left them as they were.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn arenas(&self) -> MutexGuard<'_, Vec<Buffer>> {
+        self.arenas.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The smallest idle arena of at least `len` floats, or a new one in place of the smallest idle.
+    fn take_arena(&self, len: usize) -> Buffer {
+        let mut arenas = self.arenas();
+        arenas.sort_by_key(|arena| arena.len());
+        let fits = arenas.partition_point(|arena| arena.len() < len);
+        if fits < arenas.len() {
+            return arenas.remove(fits);
+        }
+        if !arenas.is_empty() {
+            arenas.remove(0);
+        }
+        drop(arenas);
+        Buffer::zeros(len)
+    }
+
+    fn plan(&self, state: &mut State, key: &Key) -> Arc<Plan> {
+        if let Some(plan) = state.plans.get(key) {
+            return Arc::clone(plan);
+        }
+        let purpose = Purpose {
+            batch: key.batch,
+            train: key.train,
+            folding: key.folds().then_some(&self.folding),
+            parameters: key.parameters,
+            images: key.images,
+            frozen: &state.frozen,
+            want: &key.want,
+        };
+        let plan = Arc::new(lower(&self.graph, &self.table, &self.orders, &purpose));
+        state.plans.insert(key.clone(), Arc::clone(&plan));
+        plan
+    }
+
+    /// By segment: whether the optimizer moves it.
+    fn active(&self, state: &State) -> Vec<bool> {
+        let segments = self.table.segments.iter().zip(&state.written);
+        segments.map(|(segment, &written)| written && !state.frozen[segment.parameter.node.index()]).collect()
+    }
+}
+
+impl State {
+    /// Notes that theta or the statistics have changed.
+    fn changed(&mut self) {
+        self.version += 1;
+        self.folded = None;
+    }
+
+    fn forget_gradient(&mut self) {
+        self.written.fill(false);
+        self.statistics_before = None;
+    }
 }
 
 impl Net {
@@ -133,17 +255,41 @@ impl Net {
     /// # Errors
     /// [`crate::EngineError`] if the graph cannot be planned.
     pub fn new(graph: Graph, runtime: &Runtime, seed: u64) -> Result<Self> {
-        let _ = runtime;
-        let table = Table::new(&graph, &FlatOrders::of(&graph));
-        let (theta, statistics) = (Buffer::zeros(table.theta_length), Buffer::zeros(table.statistics_length));
-        let net = Self { graph: Arc::new(graph), table, state: Mutex::new(State { theta, statistics }) };
-        net.load(&initial_weights(&net.graph, seed))?;
+        let orders = FlatOrders::of(&graph);
+        let table = Table::new(&graph, &orders);
+        let state = State {
+            theta: Buffer::zeros(table.theta_length),
+            statistics: Buffer::zeros(table.statistics_length),
+            statistics_before: None,
+            gradient: Buffer::default(),
+            written: vec![false; table.segments.len()],
+            moments: Moments::default(),
+            version: 0,
+            frozen: vec![false; graph.nodes().len()],
+            plans: HashMap::new(),
+            folded: None,
+            timings: None,
+        };
+        let shared = Shared {
+            folding: Folding::new(&graph, &table),
+            pieces: pieces(&table),
+            graph,
+            table,
+            orders,
+            runtime: runtime.clone(),
+            draws: Stream::new(seed).named("draws"),
+            token: Var::zeros(1, DType::F32, &Device::Cpu)?,
+            state: Mutex::new(state),
+            arenas: Mutex::new(Vec::new()),
+        };
+        let net = Self { shared: Arc::new(shared) };
+        net.load(&initial_weights(net.graph(), seed))?;
         Ok(net)
     }
 
     /// The graph.
     pub fn graph(&self) -> &Graph {
-        &self.graph
+        &self.shared.graph
     }
 
     /// Replaces all parameters and running statistics.
@@ -151,21 +297,17 @@ impl Net {
     /// # Errors
     /// [`crate::EngineError::Weights`] listing what is missing, extra or of another shape; nothing has changed then.
     pub fn load(&self, weights: &Weights) -> Result<()> {
-        self.table.check(weights)?;
-        let state = &mut *self.state();
-        self.table.pack(weights, &mut state.theta, &mut state.statistics);
+        self.shared.table.check(weights)?;
+        let state = &mut *self.shared.state();
+        self.shared.table.pack(weights, &mut state.theta, &mut state.statistics);
+        state.changed();
         Ok(())
     }
 
     /// Parameters and running statistics by name, in torch's layout.
     pub fn weights(&self) -> Weights {
-        let state = self.state();
-        self.table.unpack(&state.theta, &state.statistics)
-    }
-
-    /// The vectors; a thread that panicked while it held them left them as they were.
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let state = self.shared.state();
+        self.shared.table.unpack(&state.theta, &state.statistics)
     }
 
     /// Copies parameters and statistics of a network of the same graph.
@@ -173,29 +315,132 @@ impl Net {
     /// # Errors
     /// If the graphs differ.
     pub fn copy_from(&self, other: &Net) -> Result<()> {
-        let _ = other;
-        unimplemented!()
+        if Arc::ptr_eq(&self.shared, &other.shared) {
+            return Ok(());
+        }
+        self.check_same_graph(other)?;
+        let state = &mut *self.shared.state();
+        let other = other.shared.state();
+        state.theta.copy_from_slice(&other.theta);
+        state.statistics.copy_from_slice(&other.statistics);
+        state.changed();
+        Ok(())
+    }
+
+    fn check_same_graph(&self, other: &Net) -> Result<()> {
+        if self.graph() == other.graph() {
+            return Ok(());
+        }
+        let names = |net: &Net| -> Vec<String> {
+            net.shared.table.segments.iter().map(|segment| segment.parameter.name.clone()).collect()
+        };
+        let (own, others) = (names(self), names(other));
+        let without = |some: &[String], rest: &[String]| -> String {
+            some.iter().filter(|name| !rest.contains(name)).cloned().collect::<Vec<_>>().join(", ")
+        };
+        Err(EngineError::Weights {
+            missing: without(&own, &others),
+            unexpected: without(&others, &own),
+            reshaped: "the two networks have different graphs".into(),
+        })
     }
 
     /// Freezes the parameters of every node whose name `frozen` accepts: no gradient, no update, and their batch norm
     /// runs in Eval. Backward stops at the first trainable node.
     pub fn freeze(&self, frozen: &dyn Fn(&str) -> bool) {
-        let _ = frozen;
-        unimplemented!()
+        let state = &mut *self.shared.state();
+        state.frozen = self.graph().nodes().iter().map(|node| frozen(&node.name)).collect();
+        state.plans.clear();
     }
 
     /// Runs `images`, `[n, h, w, c]`, `u8` (0..=255) or `f32` (0..1).
     ///
+    /// Backward reaches the images whenever candle tracks them, whatever `fwd.grad` says, unless that is `None`.
+    ///
     /// # Errors
     /// [`crate::EngineError::Images`] for another shape or type; an unknown output.
     pub fn forward(&self, images: &Tensor, fwd: Fwd<'_>) -> Result<Outputs> {
-        let _ = (images, fwd);
-        unimplemented!()
+        let graph = self.graph();
+        let batch = check_images(graph, images)?;
+        let want = fwd.want.iter().map(|name| graph.output(name)).collect::<Result<Vec<_>, _>>()?;
+        let train = matches!(fwd.bn, BatchNormMode::Train { .. });
+        let tracks = fwd.grad != Grad::None;
+        let key = Key {
+            batch,
+            train,
+            parameters: matches!(fwd.grad, Grad::Params | Grad::Both),
+            images: tracks && images.track_op() && images.dtype() == DType::F32,
+            want,
+        };
+        let (plan, version) = {
+            let state = &mut *self.shared.state();
+            (self.shared.plan(state, &key), state.version)
+        };
+        let pass = Pass {
+            draws: self.shared.draws.with(fwd.step).with(u64::from(fwd.pass)),
+            update: fwd.bn == BatchNormMode::Train { update: true },
+            keep: tracks,
+            folded: key.folds(),
+            version,
+        };
+        let op = NetOp { shared: Arc::clone(&self.shared), plan, pass, kept: Mutex::new(Kept::Nothing) };
+        self.outputs(op, &images.contiguous()?, fwd.want)
+    }
+
+    fn outputs(&self, op: NetOp, images: &Tensor, names: &[&str]) -> Result<Outputs> {
+        let plan = Arc::clone(&op.plan);
+        let joint = if op.pass.keep {
+            images.apply_op2(&self.shared.token, op)?
+        } else {
+            images.apply_op2_no_bwd(self.shared.token.as_tensor(), &op)?
+        };
+        let segment = |(output, name): (&OutputRef, &&str)| {
+            let shape = output_shape(self.graph(), plan.batch, output);
+            Ok((name.to_string(), joint.narrow(0, output.start, output.len)?.reshape(shape)?))
+        };
+        Ok(Outputs { tensors: plan.outputs.iter().zip(names).map(segment).collect::<Result<_>>()? })
+    }
+
+    /// The first node whose value is not finite when `images` run in training mode; for naming the culprit after a loss
+    /// that is not finite. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`Net::forward`].
+    pub fn non_finite_node(&self, images: &Tensor, fwd: Fwd<'_>) -> Result<Option<String>> {
+        let batch = check_images(self.graph(), images)?;
+        let want = fwd.want.iter().map(|name| self.graph().output(name)).collect::<Result<Vec<_>, _>>()?;
+        let train = matches!(fwd.bn, BatchNormMode::Train { .. });
+        let state = &mut *self.shared.state();
+        let plan = self.shared.plan(state, &Key { batch, train, parameters: true, images: false, want });
+        let images = images.contiguous()?;
+        let (storage, layout) = images.storage_and_layout();
+        let candle_core::Storage::Cpu(storage) = &*storage else { return Ok(None) };
+        let mut arena = self.shared.take_arena(plan.arena_len);
+        let run = Run {
+            pool: self.shared.runtime.pool(),
+            plan: &plan,
+            parameters: &state.theta,
+            draws: self.shared.draws.with(fwd.step).with(u64::from(fwd.pass)),
+        };
+        let found = first_non_finite(&run, &mut arena, pixels(storage, layout)?, &state.statistics);
+        self.shared.arenas().push(arena);
+        Ok(found.map(|step| self.graph().node(step.node).name.clone()))
     }
 
     /// Forgets the accumulated gradient: the next backward overwrites.
     pub fn zero_grad(&self) {
-        unimplemented!()
+        self.shared.state().forget_gradient();
+    }
+
+    /// Gives a step up: forgets the gradient, and takes the running statistics back to where they were after the last
+    /// update.
+    pub fn discard_step(&self) {
+        let state = &mut *self.shared.state();
+        if let Some(before) = state.statistics_before.take() {
+            state.statistics = before;
+            state.folded = None;
+        }
+        state.forget_gradient();
     }
 
     /// Gradient of a parameter in torch's layout; zeros if no backward has reached it since `zero_grad`.
@@ -203,41 +448,375 @@ impl Net {
     /// # Errors
     /// An unknown name.
     pub fn grad(&self, parameter: &str) -> Result<Array> {
-        let _ = parameter;
-        unimplemented!()
+        let table = &self.shared.table;
+        let index = table.find(parameter)?;
+        let segment = &table.segments[index];
+        let state = self.shared.state();
+        if !state.written[index] {
+            return Ok(Array::full(segment.parameter.shape.clone(), 0.0));
+        }
+        Ok(segment.unpack(&state.gradient))
     }
 
     /// Euclidean norm of the whole gradient.
     pub fn grad_norm(&self) -> f64 {
-        unimplemented!()
+        let state = self.shared.state();
+        let active = self.shared.active(&state);
+        square_sum(self.shared.runtime.pool(), &self.shared.pieces, &active, &state.gradient).sqrt()
     }
 
     /// The first parameter whose gradient is not finite.
     pub fn non_finite_grad(&self) -> Option<String> {
-        unimplemented!()
+        if self.grad_norm().is_finite() {
+            return None;
+        }
+        let state = self.shared.state();
+        let finite = |segment: &Segment| {
+            let values = &state.gradient[segment.offset..segment.offset + segment.length];
+            values.iter().all(|value| value.is_finite())
+        };
+        let mut written =
+            self.shared.table.segments.iter().zip(&state.written).filter(|(_, written)| **written);
+        let (segment, _) = written.find(|(segment, _)| !finite(segment))?;
+        Some(segment.parameter.name.clone())
     }
 
-    /// Updates theta from the gradient and clears it.
+    /// Updates theta from the gradient and clears it. Parameters that no backward has reached stay as they are, as
+    /// torch leaves those whose gradient is None.
     ///
     /// # Errors
-    /// If the average has another graph.
+    /// If the average has another graph, or is this network.
     pub fn update(&self, step: &Step<'_>) -> Result<()> {
-        let _ = step;
-        unimplemented!()
+        let mut average = match step.ema {
+            Some((average, _)) => Some(self.average_state(average)?),
+            None => None,
+        };
+        let state = &mut *self.shared.state();
+        let active = self.shared.active(state);
+        let pool = self.shared.runtime.pool();
+        let scale = step.grad_scale * self.clip(step, state, &active);
+        let rule = Update {
+            optimizer: step.optimizer,
+            lr: step.lr,
+            weight_decay: step.weight_decay,
+            scale,
+            pieces: &self.shared.pieces,
+            active: &active,
+        };
+        let followed = match (&mut average, step.ema) {
+            (Some(average), Some((_, decay))) => Some((&mut *average.theta, decay)),
+            _ => None,
+        };
+        update(pool, &rule, &mut state.theta, &state.gradient, &mut state.moments, followed);
+        if let Some(average) = &mut average {
+            average.statistics.copy_from_slice(&state.statistics);
+            average.changed();
+        }
+        state.changed();
+        state.forget_gradient();
+        Ok(())
+    }
+
+    /// The state of the network that follows this one; locked before this one's own.
+    fn average_state<'a>(&self, average: &'a Net) -> Result<MutexGuard<'a, State>> {
+        if Arc::ptr_eq(&self.shared, &average.shared) {
+            let reason = "a network cannot be its own average; make the average a network of its own";
+            return Err(EngineError::Backward { reason: reason.into() });
+        }
+        self.check_same_graph(average)?;
+        Ok(average.shared.state())
+    }
+
+    /// torch's `clip_grad_norm_`: the factor that brings the scaled gradient to the largest allowed norm.
+    fn clip(&self, step: &Step<'_>, state: &State, active: &[bool]) -> f32 {
+        let Some(largest) = step.clip_norm else { return 1.0 };
+        let squares = square_sum(self.shared.runtime.pool(), &self.shared.pieces, active, &state.gradient);
+        let norm = squares.sqrt() * f64::from(step.grad_scale);
+        (f64::from(largest) / (norm + 1e-6)).min(1.0) as f32
     }
 
     /// The optimizer's state by name (`momentum.features.0.0.weight`, ...), in torch's layout; empty before the first
-    /// update.
+    /// update. AdamW's are `exp_avg.` and `exp_avg_sq.`; `steps` counts the updates, as two numbers below 2^24.
     pub fn optimizer_state(&self) -> Weights {
-        unimplemented!()
+        let state = self.shared.state();
+        let Moments { first, second, steps } = &state.moments;
+        let mut weights = Weights::new();
+        let first_name = if second.is_some() { "exp_avg" } else { "momentum" };
+        for (prefix, buffer) in [(first_name, first), ("exp_avg_sq", second)] {
+            let Some(buffer) = buffer else { continue };
+            for segment in self.trainable_segments() {
+                weights.insert(format!("{prefix}.{}", segment.parameter.name), segment.unpack(buffer));
+            }
+        }
+        if first.is_some() {
+            let parts = [(steps >> 24) as f32, (steps & 0xff_ffff) as f32];
+            weights.insert("steps".into(), Array::new([2], parts.to_vec()));
+        }
+        weights
+    }
+
+    fn trainable_segments(&self) -> impl Iterator<Item = &Segment> {
+        self.shared.table.segments.iter().filter(|segment| segment.parameter.role.trainable())
     }
 
     /// Restores what [`Net::optimizer_state`] returned.
     ///
     /// # Errors
-    /// If names or shapes do not fit.
-    pub fn load_optimizer_state(&self, state: &Weights) -> Result<()> {
-        let _ = state;
-        unimplemented!()
+    /// If names or shapes do not fit; nothing has changed then.
+    pub fn load_optimizer_state(&self, weights: &Weights) -> Result<()> {
+        let moments = self.moments_from(weights)?;
+        self.shared.state().moments = moments;
+        Ok(())
+    }
+
+    fn moments_from(&self, weights: &Weights) -> Result<Moments> {
+        if weights.is_empty() {
+            return Ok(Moments::default());
+        }
+        let adam = weights.keys().any(|name| name.starts_with("exp_avg_sq."));
+        let prefixes: &[&str] = if adam { &["exp_avg", "exp_avg_sq"] } else { &["momentum"] };
+        self.check_moments(weights, prefixes)?;
+        let buffer = |prefix: &&str| {
+            let mut buffer = Buffer::zeros(self.shared.table.theta_length);
+            for segment in self.trainable_segments() {
+                if let Some(array) = weights.get(&format!("{prefix}.{}", segment.parameter.name)) {
+                    segment.pack(&array.data, &mut buffer);
+                }
+            }
+            buffer
+        };
+        let mut buffers = prefixes.iter().map(buffer);
+        let steps =
+            weights.get("steps").map_or(0, |parts| ((parts.data[0] as u64) << 24) + parts.data[1] as u64);
+        Ok(Moments { first: buffers.next(), second: buffers.next(), steps })
+    }
+
+    fn check_moments(&self, weights: &Weights, prefixes: &[&str]) -> Result<()> {
+        let mut expected: BTreeMap<String, Vec<usize>> = BTreeMap::from([("steps".into(), vec![2])]);
+        for segment in self.trainable_segments() {
+            let Parameter { name, shape, .. } = &segment.parameter;
+            expected.extend(prefixes.iter().map(|prefix| (format!("{prefix}.{name}"), shape.clone())));
+        }
+        let missing: Vec<&str> =
+            expected.keys().filter(|name| !weights.contains_key(*name)).map(String::as_str).collect();
+        let unexpected: Vec<&str> =
+            weights.keys().filter(|name| !expected.contains_key(*name)).map(String::as_str).collect();
+        let reshaped: Vec<String> = expected
+            .iter()
+            .filter_map(|(name, shape)| {
+                let found = &weights.get(name)?.shape;
+                (found != shape).then(|| format!("{name}: expected {shape:?}, found {found:?}"))
+            })
+            .collect();
+        if missing.is_empty() && unexpected.is_empty() && reshaped.is_empty() {
+            return Ok(());
+        }
+        Err(EngineError::Weights {
+            missing: missing.join(", "),
+            unexpected: unexpected.join(", "),
+            reshaped: reshaped.join(", "),
+        })
+    }
+
+    /// Starts to add up the time of every kind of step; [`Net::profile`] returns it.
+    pub fn start_profile(&self) {
+        self.shared.state().timings = Some(Vec::new());
+    }
+
+    /// Seconds per kind of step since [`Net::start_profile`], forward and backward, the slowest first.
+    pub fn profile(&self) -> Vec<(&'static str, [f64; 2])> {
+        let mut profile = self.shared.state().timings.clone().unwrap_or_default();
+        profile.sort_by(|a, b| (b.1[0] + b.1[1]).total_cmp(&(a.1[0] + a.1[1])));
+        profile
+    }
+}
+
+/// Number of pictures.
+fn check_images(graph: &Graph, images: &Tensor) -> Result<usize> {
+    let [height, width] = graph.input_shape().spatial();
+    let channels = graph.input_shape().channels();
+    let fits = matches!(images.dims(), &[n, h, w, c] if n > 0 && (h, w, c) == (height, width, channels));
+    if !fits || !matches!(images.dtype(), DType::U8 | DType::F32) {
+        return Err(EngineError::Images {
+            expected: format!("u8 or f32 of [n, {height}, {width}, {channels}]"),
+            found: format!("{} of {:?}", images.dtype().as_str(), images.dims()),
+        });
+    }
+    Ok(images.dims()[0])
+}
+
+/// The pictures in candle's storage.
+fn pixels<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<Images<'a>> {
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        candle_core::bail!("images are not contiguous")
+    };
+    match storage {
+        CpuStorage::U8(values) => Ok(Images::U8(&values[start..end])),
+        CpuStorage::F32(values) => Ok(Images::F32(&values[start..end])),
+        _ => candle_core::bail!("images are neither u8 nor f32"),
+    }
+}
+
+/// One forward pass of a network, as candle records it.
+struct NetOp {
+    shared: Arc<Shared>,
+    plan: Arc<Plan>,
+    pass: Pass,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Clone, Copy)]
+struct Pass {
+    draws: Stream,
+    /// Whether running statistics move.
+    update: bool,
+    /// Whether backward will come.
+    keep: bool,
+    folded: bool,
+    /// Of theta when the pass was asked for.
+    version: u64,
+}
+
+/// What a pass has kept for its backward.
+enum Kept {
+    Nothing,
+    Activations(Buffer),
+    Spent,
+}
+
+impl Drop for NetOp {
+    fn drop(&mut self) {
+        let kept =
+            std::mem::replace(self.kept.get_mut().unwrap_or_else(PoisonError::into_inner), Kept::Spent);
+        if let Kept::Activations(arena) = kept {
+            self.shared.arenas().push(arena);
+        }
+    }
+}
+
+impl NetOp {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run<'a>(&'a self, parameters: &'a [f32]) -> Run<'a> {
+        Run { pool: self.shared.runtime.pool(), plan: &self.plan, parameters, draws: self.pass.draws }
+    }
+
+    fn run_forward(&self, images: Images<'_>) -> Vec<f32> {
+        let mut arena = self.shared.take_arena(self.plan.arena_len);
+        let mut joint = vec![0.0; self.plan.output_len];
+        let state = &mut *self.shared.state();
+        let mut timings = state.timings.is_some().then(|| Timings::new(self.plan.steps.len()));
+        if self.pass.folded {
+            let Shared { graph, table, folding, .. } = &*self.shared;
+            let fold = || folding.fold(graph, table, &state.theta, &state.statistics);
+            let folded = state.folded.get_or_insert_with(fold);
+            let run = self.run(folded);
+            forward(&run, &mut arena, images, Statistics::Keep(&[]), timings.as_mut());
+            copy_outputs(&run, &mut arena, &mut joint);
+        } else {
+            let run = self.run(&state.theta);
+            let statistics = if self.pass.update {
+                state.statistics_before.get_or_insert_with(|| state.statistics.clone());
+                state.folded = None;
+                Statistics::Update(&mut state.statistics)
+            } else {
+                Statistics::Keep(&state.statistics)
+            };
+            forward(&run, &mut arena, images, statistics, timings.as_mut());
+            copy_outputs(&run, &mut arena, &mut joint);
+        }
+        self.note(state, timings);
+        if self.pass.keep {
+            *self.kept() = Kept::Activations(arena);
+        } else {
+            self.shared.arenas().push(arena);
+        }
+        joint
+    }
+
+    fn note(&self, state: &mut State, timings: Option<Timings>) {
+        let (Some(profile), Some(timings)) = (&mut state.timings, timings) else { return };
+        for (kind, seconds) in timings.by_kind(&self.plan) {
+            match profile.iter_mut().find(|(known, _)| *known == kind) {
+                Some((_, total)) => (0..2).for_each(|way| total[way] += seconds[way]),
+                None => profile.push((kind, seconds)),
+            }
+        }
+    }
+
+    /// Takes what forward kept.
+    fn activations(&self, version: u64) -> Result<Buffer> {
+        let refuse = |reason: &str| Err(EngineError::Backward { reason: reason.into() });
+        if version != self.pass.version {
+            return refuse("the parameters have changed since the forward pass; run it again");
+        }
+        match std::mem::replace(&mut *self.kept(), Kept::Spent) {
+            Kept::Activations(arena) => Ok(arena),
+            Kept::Nothing => refuse("the forward pass kept nothing; ask it for a gradient"),
+            Kept::Spent => {
+                refuse("a forward pass can be run back once; add losses up before, or run it again")
+            }
+        }
+    }
+
+    /// Accumulates into the gradient; returns that of the images if they need one.
+    fn run_backward(&self, joint: &[f32]) -> Result<Option<Vec<f32>>> {
+        let state = &mut *self.shared.state();
+        let mut arena = self.activations(state.version)?;
+        if state.gradient.is_empty() {
+            state.gradient = Buffer::zeros(self.shared.table.theta_length);
+        }
+        let picture = self.shared.graph.input_shape().elements();
+        let mut images = self.plan.image_gradient.then(|| vec![0.0; self.plan.batch * picture]);
+        let mut timings = state.timings.is_some().then(|| Timings::new(self.plan.steps.len()));
+        let mut gradients = Gradients {
+            theta: &mut state.gradient,
+            written: &mut state.written,
+            images: images.as_deref_mut(),
+        };
+        backward(&self.run(&state.theta), &mut arena, joint, &mut gradients, timings.as_mut());
+        self.note(state, timings);
+        self.shared.arenas().push(arena);
+        Ok(images)
+    }
+}
+
+impl CustomOp2 for NetOp {
+    fn name(&self) -> &'static str {
+        "network"
+    }
+
+    fn cpu_fwd(
+        &self,
+        images: &CpuStorage,
+        layout: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> candle_core::Result<(CpuStorage, candle_core::Shape)> {
+        let joint = self.run_forward(pixels(images, layout)?);
+        let shape = candle_core::Shape::from(joint.len());
+        Ok((CpuStorage::F32(joint), shape))
+    }
+
+    fn bwd(
+        &self,
+        images: &Tensor,
+        _: &Tensor,
+        _: &Tensor,
+        gradient: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let gradient = gradient.contiguous()?;
+        let (storage, layout) = gradient.storage_and_layout();
+        let (candle_core::Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) =
+            (&*storage, layout.contiguous_offsets())
+        else {
+            candle_core::bail!("the outputs' gradient is not f32 on the CPU")
+        };
+        let of_images = self.run_backward(&values[start..end]).map_err(candle_core::Error::wrap)?;
+        let of_images = of_images.map(|values| Tensor::from_vec(values, images.shape(), images.device()));
+        // theta's gradient stays in the engine's own buffer.
+        Ok((of_images.transpose()?, None))
     }
 }

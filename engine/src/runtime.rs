@@ -1,7 +1,10 @@
 //! Where networks run: the device and the thread pool that all networks of a process share.
 
 use std::str::FromStr;
+use std::sync::Arc;
 
+use crate::pool::Pool;
+use crate::simd::Isa;
 use crate::{EngineError, Result};
 
 /// A device by name: `cpu` or `cuda`.
@@ -37,7 +40,7 @@ impl FromStr for Device {
 /// A device with its thread pool. Cheap to clone; clones share the pool.
 #[derive(Clone, Debug)]
 pub struct Runtime {
-    threads: usize,
+    pool: Arc<Pool>,
 }
 
 impl Runtime {
@@ -46,8 +49,30 @@ impl Runtime {
     /// # Errors
     /// [`EngineError::Device`] if this build or machine lacks the device.
     pub fn new(device: Device, threads: usize) -> Result<Self> {
+        Self::check(device)?;
+        Ok(Self { pool: Arc::new(Pool::new(count(threads))) })
+    }
+
+    /// The same with the instruction set of this name (see [`Runtime::isa`]) instead of the machine's best.
+    ///
+    /// # Errors
+    /// [`EngineError::Device`] if the machine lacks it, [`EngineError::Unknown`] if nothing is called so.
+    pub fn with_isa(device: Device, threads: usize, isa: &str) -> Result<Self> {
+        Self::check(device)?;
+        let known = || Isa::ALL.map(Isa::name).join(", ");
+        let found = Isa::ALL.into_iter().find(|known| known.name() == isa).ok_or_else(|| {
+            EngineError::Unknown { kind: "instruction set", name: isa.into(), known: known() }
+        })?;
+        if !found.is_available() {
+            let reason = "this processor does not have it".into();
+            return Err(EngineError::Device { device: isa.into(), reason });
+        }
+        Ok(Self { pool: Arc::new(Pool::with_isa(count(threads), found)) })
+    }
+
+    fn check(device: Device) -> Result<()> {
         match device {
-            Device::Cpu => Ok(Self { threads: if threads == 0 { cores() } else { threads } }),
+            Device::Cpu => Ok(()),
             Device::Cuda(_) => Err(EngineError::Device {
                 device: "cuda".into(),
                 reason: "this build has no CUDA support; use --device cpu".into(),
@@ -57,13 +82,22 @@ impl Runtime {
 
     /// Threads that compute, the caller's among them.
     pub fn threads(&self) -> usize {
-        self.threads
+        self.pool.threads()
     }
 
     /// Instruction set that the kernels use: `avx512`, `avx2` or `portable`.
     pub fn isa(&self) -> &'static str {
-        "portable"
+        self.pool.isa().name()
     }
+
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+}
+
+/// `threads`, or one per core for 0.
+fn count(threads: usize) -> usize {
+    if threads == 0 { cores() } else { threads }
 }
 
 fn cores() -> usize {

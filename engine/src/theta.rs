@@ -5,9 +5,12 @@
 
 use std::collections::HashMap;
 
-use models::{Array, Graph, Init, NodeId, Op, Parameter, Role, Shape, Weights};
+use models::nearest::nearest;
+use models::{Array, Distribution, Graph, NodeId, Op, Parameter, Role, Shape, Weights};
 
 use crate::buffer::rounded;
+use crate::kernels::conv::{ConvShape, pack_weight, unpack_weight, weight_len};
+use crate::plan::conv_shape;
 use crate::random::Stream;
 use crate::{EngineError, Result};
 
@@ -93,10 +96,51 @@ fn flattened(map: Shape) -> Option<MapOrder> {
 pub(crate) enum Layout {
     /// One value per channel, in this order.
     Vector(Option<MapOrder>),
-    /// A convolution's weight.
-    Conv,
-    /// A linear layer's weight; its columns follow the order of what it reads.
-    Linear(Option<MapOrder>),
+    /// The weight of a convolution, or of a linear layer, whose columns then follow the order of what it reads.
+    Weight {
+        /// Sizes, of which the layout depends on channels, kernel and groups alone.
+        shape: ConvShape,
+        /// Order of a linear layer's input.
+        columns: Option<MapOrder>,
+    },
+}
+
+impl Layout {
+    /// Floats that an array of `elements` values takes.
+    fn len(&self, elements: usize) -> usize {
+        match self {
+            Layout::Vector(_) => elements,
+            Layout::Weight { shape, .. } => weight_len(shape),
+        }
+    }
+
+    /// Writes an array of torch's layout into `engine`.
+    pub(crate) fn pack(&self, torch: &[f32], engine: &mut [f32]) {
+        match self {
+            Layout::Vector(None) => engine.copy_from_slice(torch),
+            Layout::Vector(Some(order)) => order.to_engine(torch, engine),
+            Layout::Weight { shape, columns: None } => pack_weight(shape, torch, engine),
+            Layout::Weight { shape, columns: Some(order) } => {
+                let mut ordered = vec![0.0; torch.len()];
+                order.to_engine(torch, &mut ordered);
+                pack_weight(shape, &ordered, engine);
+            }
+        }
+    }
+
+    /// Writes an array of the engine's layout into `torch`.
+    pub(crate) fn unpack(&self, engine: &[f32], torch: &mut [f32]) {
+        match self {
+            Layout::Vector(None) => torch.copy_from_slice(engine),
+            Layout::Vector(Some(order)) => order.to_torch(engine, torch),
+            Layout::Weight { shape, columns: None } => unpack_weight(shape, engine, torch),
+            Layout::Weight { shape, columns: Some(order) } => {
+                let mut ordered = vec![0.0; torch.len()];
+                unpack_weight(shape, engine, &mut ordered);
+                order.to_torch(&ordered, torch);
+            }
+        }
+    }
 }
 
 /// One array's place.
@@ -115,21 +159,13 @@ pub(crate) struct Segment {
 impl Segment {
     /// Writes an array of torch's layout into this segment of `engine`.
     pub(crate) fn pack(&self, torch: &[f32], engine: &mut [f32]) {
-        let engine = &mut engine[self.offset..self.offset + self.length];
-        match &self.layout {
-            Layout::Vector(Some(order)) | Layout::Linear(Some(order)) => order.to_engine(torch, engine),
-            Layout::Vector(None) | Layout::Linear(None) | Layout::Conv => engine.copy_from_slice(torch),
-        }
+        self.layout.pack(torch, &mut engine[self.offset..self.offset + self.length]);
     }
 
     /// The array of this segment of `engine` in torch's layout.
     pub(crate) fn unpack(&self, engine: &[f32]) -> Array {
-        let engine = &engine[self.offset..self.offset + self.length];
         let mut torch = vec![0.0; self.parameter.elements()];
-        match &self.layout {
-            Layout::Vector(Some(order)) | Layout::Linear(Some(order)) => order.to_torch(engine, &mut torch),
-            Layout::Vector(None) | Layout::Linear(None) | Layout::Conv => torch.copy_from_slice(engine),
-        }
+        self.layout.unpack(&engine[self.offset..self.offset + self.length], &mut torch);
         Array::new(self.parameter.shape.clone(), torch)
     }
 }
@@ -154,7 +190,7 @@ impl Table {
         let mut segments = Vec::new();
         for parameter in graph.parameters() {
             let layout = layout_of(graph, orders, &parameter);
-            let length = parameter.elements();
+            let length = layout.len(parameter.elements());
             let total = if parameter.role.trainable() { &mut theta_length } else { &mut statistics_length };
             let offset = *total;
             *total += rounded(length);
@@ -182,7 +218,7 @@ impl Table {
         self.by_name.get(name).copied().ok_or_else(|| EngineError::Unknown {
             kind: "parameter",
             name: name.into(),
-            known: nearest(name, self.by_name.keys().map(String::as_str)),
+            known: nearest(name, self.by_name.keys().map(String::as_str)).unwrap_or_default().into(),
         })
     }
 
@@ -236,30 +272,15 @@ fn reshaped(segment: &Segment, weights: &Weights) -> Option<String> {
 fn layout_of(graph: &Graph, orders: &FlatOrders, parameter: &Parameter) -> Layout {
     let node = graph.node(parameter.node);
     match (&node.op, parameter.role) {
-        (Op::Conv2d(_), Role::Weight) => Layout::Conv,
-        (Op::Linear(_), Role::Weight) => Layout::Linear(orders.of_node(node.inputs[0])),
+        (Op::Conv2d(_), Role::Weight) => {
+            Layout::Weight { shape: conv_shape(graph, parameter.node, 1), columns: None }
+        }
+        (Op::Linear(_), Role::Weight) => Layout::Weight {
+            shape: conv_shape(graph, parameter.node, 1),
+            columns: orders.of_node(node.inputs[0]),
+        },
         _ => Layout::Vector(orders.of_node(parameter.node)),
     }
-}
-
-/// The few names closest to `name`, for a message.
-pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
-    let mut ranked: Vec<(usize, &str)> = known.map(|other| (edit_distance(name, other), other)).collect();
-    ranked.sort_unstable();
-    ranked.iter().take(4).map(|(_, other)| *other).collect::<Vec<_>>().join(", ")
-}
-
-fn edit_distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, left) in a.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, right) in b.bytes().enumerate() {
-            let replaced = diagonal + usize::from(left != right);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 /// Starting weights of `graph`, each drawn from (seed, its own name), so that adding a head moves no other weight.
@@ -279,68 +300,36 @@ fn initial_array(graph: &Graph, parameter: &Parameter, stream: Stream) -> Array 
         Role::Shift | Role::RunningMean => Array::full(shape, 0.0),
         Role::Weight | Role::Bias => {
             let distribution = distribution(graph, parameter);
-            let draw = |position: usize| distribution.draw(stream, position as u64);
+            let draw = |position: usize| draw(distribution, stream, position as u64);
             Array::new(shape, (0..parameter.elements()).map(draw).collect())
         }
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Distribution {
-    Zero,
-    Normal(f32),
-    Uniform(f32),
-}
-
-impl Distribution {
-    fn draw(self, stream: Stream, position: u64) -> f32 {
-        match self {
-            Distribution::Zero => 0.0,
-            Distribution::Normal(deviation) => deviation * stream.normal(position),
-            Distribution::Uniform(bound) => bound * (2.0 * stream.uniform(position) - 1.0),
-        }
+fn draw(distribution: Distribution, stream: Stream, position: u64) -> f32 {
+    match distribution {
+        Distribution::Normal(deviation) => deviation as f32 * stream.normal(position),
+        Distribution::Uniform(bound) => bound as f32 * (2.0 * stream.uniform(position) - 1.0),
     }
 }
 
-/// Inputs and outputs of one unit, and how its weight starts.
-struct Fan {
-    inputs: f32,
-    outputs: f32,
-    init: Init,
-}
-
-fn fan(graph: &Graph, parameter: &Parameter) -> Option<Fan> {
-    let node = graph.node(parameter.node);
-    let channels = graph.node(*node.inputs.first()?).shape.channels();
-    match &node.op {
-        Op::Conv2d(conv) => {
-            let area = conv.kernel[0] * conv.kernel[1];
-            let inputs = (channels / conv.groups * area) as f32;
-            Some(Fan { inputs, outputs: (conv.out_channels * area) as f32, init: conv.init })
-        }
-        Op::Linear(linear) => {
-            Some(Fan { inputs: channels as f32, outputs: linear.out_features as f32, init: linear.init })
-        }
-        _ => None,
-    }
-}
-
+/// How a weight or bias starts; a bias goes by its weight's shape.
 fn distribution(graph: &Graph, parameter: &Parameter) -> Distribution {
-    let Some(Fan { inputs, outputs, init }) = fan(graph, parameter) else { return Distribution::Zero };
-    match (parameter.role, init) {
-        // sqrt(6 / ((1 + 5) * fan_in)) and 1 / sqrt(fan_in) are the same bound
-        (_, Init::TorchDefault) => Distribution::Uniform(1.0 / inputs.sqrt()),
-        (Role::Bias, _) => Distribution::Zero,
-        (_, Init::KaimingFanOut) => Distribution::Normal((2.0 / outputs).sqrt()),
-        (_, Init::Normal(deviation)) => Distribution::Normal(deviation),
-        (_, Init::Uniform(bound)) => Distribution::Uniform(bound),
-        (_, Init::GlorotNormal) => Distribution::Normal((2.0 / (inputs + outputs)).sqrt()),
-    }
+    let node = graph.node(parameter.node);
+    let inputs = node.inputs.first().map_or(0, |&input| graph.node(input).shape.channels());
+    let (init, shape) = match &node.op {
+        Op::Conv2d(conv) => {
+            (conv.init, vec![conv.out_channels, inputs / conv.groups, conv.kernel[0], conv.kernel[1]])
+        }
+        Op::Linear(linear) => (linear.init, vec![linear.out_features, inputs]),
+        _ => return Distribution::Uniform(0.0),
+    };
+    if parameter.role == Role::Bias { init.bias(&shape) } else { init.weight(&shape) }
 }
 
 #[cfg(test)]
 mod tests {
-    use models::{BatchNorm, Conv2d, Linear};
+    use models::{BatchNorm, Conv2d, Init, Linear};
 
     use super::*;
 

@@ -1,0 +1,278 @@
+//! Kernels that join two values or touch each value alone: sums, products, gates, dropout, sums over rows, and the
+//! pictures' way in.
+
+use std::ops::Range;
+
+use models::Activation;
+
+use crate::kernels::activation::{Function, dispatch_activation, slope_of};
+use crate::kernels::norm::{Rows, Target};
+use crate::kernels::spans::{CHUNK, Source, chunks, lanes};
+use crate::pool::{Disjoint, Pool};
+use crate::random::Stream;
+use crate::simd::{Simd, dispatch};
+
+/// `y = activation(a + b)`.
+pub fn add(pool: &Pool, a: &[f32], b: &[f32], activation: Option<Activation>, y: &mut [f32]) {
+    let (isa, len, slope) = (pool.isa(), y.len(), slope_of(activation));
+    let parts = Disjoint::new(y);
+    chunks(pool, len, &|range| {
+        // SAFETY: chunks do not overlap.
+        let y = unsafe { parts.part(range.start, range.len()) };
+        let (a, b) = (&a[range.clone()], &b[range]);
+        dispatch_activation!(activation, isa, add_kernel(a: &[f32], b: &[f32], slope: f32, y: &mut [f32]));
+    });
+}
+
+#[inline(always)]
+fn add_kernel<V: Simd, F: Function>(a: &[f32], b: &[f32], slope: f32, y: &mut [f32]) {
+    let (len, a, b, y, slope) = (y.len(), a.as_ptr(), b.as_ptr(), y.as_mut_ptr(), V::splat(slope));
+    lanes!(V, len, at => {
+        // SAFETY: all have `len` elements.
+        unsafe { at.store(F::value(at.load::<V>(a).add(at.load(b)), slope), y) }
+    });
+}
+
+/// `y = a * b`, written or added.
+pub fn multiply(pool: &Pool, a: &[f32], b: &[f32], y: Target<'_>) {
+    let (isa, add, len) = (pool.isa(), y.add, y.values.len());
+    let parts = Disjoint::new(y.values);
+    chunks(pool, len, &|range| {
+        // SAFETY: chunks do not overlap.
+        let y = unsafe { parts.part(range.start, range.len()) };
+        let (a, b) = (&a[range.clone()], &b[range]);
+        dispatch!(isa, multiply_kernel(a: &[f32], b: &[f32], y: &mut [f32], add: bool));
+    });
+}
+
+#[inline(always)]
+fn multiply_kernel<V: Simd>(a: &[f32], b: &[f32], y: &mut [f32], add: bool) {
+    let (len, a, b, y) = (y.len(), a.as_ptr(), b.as_ptr(), y.as_mut_ptr());
+    lanes!(V, len, at => {
+        // SAFETY: all have `len` elements.
+        unsafe { at.put(at.load::<V>(a).mul(at.load(b)), y, add) }
+    });
+}
+
+/// Copies `from` to a gradient, or adds it.
+pub fn pass_on(pool: &Pool, from: &[f32], to: Target<'_>) {
+    scale(pool, from, 1.0, to);
+}
+
+/// Writes or adds `factor * from`.
+pub fn scale(pool: &Pool, from: &[f32], factor: f32, to: Target<'_>) {
+    let (isa, add) = (pool.isa(), to.add);
+    let parts = Disjoint::new(to.values);
+    chunks(pool, from.len(), &|range| {
+        // SAFETY: chunks do not overlap.
+        let to = unsafe { parts.part(range.start, range.len()) };
+        let from = &from[range];
+        dispatch!(isa, scale_kernel(from: &[f32], factor: f32, to: &mut [f32], add: bool));
+    });
+}
+
+#[inline(always)]
+fn scale_kernel<V: Simd>(from: &[f32], factor: f32, to: &mut [f32], add: bool) {
+    let (len, from, to, factor) = (to.len(), from.as_ptr(), to.as_mut_ptr(), V::splat(factor));
+    lanes!(V, len, at => {
+        // SAFETY: both have `len` elements.
+        unsafe { at.put(at.load::<V>(from).mul(factor), to, add) }
+    });
+}
+
+/// `y = x * gate`, the gate one number per picture and channel.
+pub fn gate_forward(pool: &Pool, rows: Rows, x: &[f32], gate: &[f32], y: Target<'_>) {
+    let (isa, add, picture_len) = (pool.isa(), y.add, rows.positions * rows.channels);
+    let outputs = Disjoint::new(y.values);
+    pool.run(rows.samples, &|picture| {
+        let x = &x[picture * picture_len..][..picture_len];
+        let gate = &gate[picture * rows.channels..][..rows.channels];
+        // SAFETY: pictures do not overlap.
+        let y = unsafe { outputs.part(picture * picture_len, picture_len) };
+        dispatch!(isa, gate_kernel(x: &[f32], gate: &[f32], y: &mut [f32], add: bool));
+    });
+}
+
+#[inline(always)]
+fn gate_kernel<V: Simd>(x: &[f32], gate: &[f32], y: &mut [f32], add: bool) {
+    let channels = gate.len();
+    for (x, y) in x.chunks_exact(channels).zip(y.chunks_exact_mut(channels)) {
+        let (x, gate, y) = (x.as_ptr(), gate.as_ptr(), y.as_mut_ptr());
+        lanes!(V, channels, at => {
+            // SAFETY: all have `channels` elements.
+            unsafe { at.put(at.load::<V>(x).mul(at.load(gate)), y, add) }
+        });
+    }
+}
+
+/// Gradient of a gate: the sum of `dy * x` over each picture's positions.
+pub fn gate_backward(pool: &Pool, rows: Rows, x: &[f32], dy: &[f32], dgate: Target<'_>) {
+    let (isa, add, picture_len) = (pool.isa(), dgate.add, rows.positions * rows.channels);
+    let outputs = Disjoint::new(dgate.values);
+    pool.run(rows.samples, &|picture| {
+        let range = picture * picture_len..(picture + 1) * picture_len;
+        let (x, dy) = (&x[range.clone()], &dy[range]);
+        // SAFETY: pictures do not overlap.
+        let dgate = unsafe { outputs.part(picture * rows.channels, rows.channels) };
+        dispatch!(isa, gate_backward_kernel(x: &[f32], dy: &[f32], dgate: &mut [f32], add: bool));
+    });
+}
+
+#[inline(always)]
+fn gate_backward_kernel<V: Simd>(x: &[f32], dy: &[f32], dgate: &mut [f32], add: bool) {
+    let channels = dgate.len();
+    let positions = x.len() / channels;
+    let (x, dy, dgate) = (x.as_ptr(), dy.as_ptr(), dgate.as_mut_ptr());
+    lanes!(V, channels, at => {
+        // SAFETY: every row has `channels` elements.
+        unsafe {
+            let mut sums = [V::zero(); 2];
+            for position in 0..positions {
+                let row = position * channels;
+                sums[position % 2] = at.load::<V>(x.add(row)).mul_add(at.load(dy.add(row)), sums[position % 2]);
+            }
+            at.put(sums[0].add(sums[1]), dgate, add);
+        }
+    });
+}
+
+/// Rows that one partial sum of [`column_sums`] covers: about a chunk's worth, whatever the thread count.
+fn rows_per_part(channels: usize) -> usize {
+    (CHUNK / channels).max(1)
+}
+
+/// Floats of working memory that [`column_sums`] needs.
+pub fn column_sums_work(rows: usize, channels: usize) -> usize {
+    rows.div_ceil(rows_per_part(channels)) * channels
+}
+
+/// Sum of every column of `values`, `[rows, channels]`: a bias's gradient. Parts are added in order.
+pub fn column_sums(pool: &Pool, values: &[f32], work: &mut [f32], sums: Target<'_>) {
+    let (isa, channels) = (pool.isa(), sums.values.len());
+    let part_len = rows_per_part(channels) * channels;
+    let count = values.len().div_ceil(part_len);
+    let partials = Disjoint::new(&mut work[..count * channels]);
+    pool.run(count, &|index| {
+        let values = &values[index * part_len..((index + 1) * part_len).min(values.len())];
+        // SAFETY: every part has its own sums.
+        let sums = unsafe { partials.part(index * channels, channels) };
+        dispatch!(isa, column_kernel(values: &[f32], sums: &mut [f32]));
+    });
+    for (channel, sum) in sums.values.iter_mut().enumerate() {
+        let parts = work[..count * channels].iter().skip(channel).step_by(channels);
+        let total = parts.map(|&part| f64::from(part)).sum::<f64>() as f32;
+        *sum = if sums.add { *sum + total } else { total };
+    }
+}
+
+#[inline(always)]
+fn column_kernel<V: Simd>(values: &[f32], sums: &mut [f32]) {
+    let channels = sums.len();
+    let rows = values.len() / channels;
+    let (values, sums) = (values.as_ptr(), sums.as_mut_ptr());
+    lanes!(V, channels, at => {
+        // SAFETY: every row has `channels` elements.
+        unsafe {
+            let mut totals = [V::zero(); 2];
+            for row in 0..rows {
+                totals[row % 2] = totals[row % 2].add(at.load(values.add(row * channels)));
+            }
+            at.store(totals[0].add(totals[1]), sums);
+        }
+    });
+}
+
+/// Dropout: each value survives with probability `1 - p`, divided by that. `stream` is the node's; backward draws the
+/// same again, so it is the same function, of the gradient.
+pub fn dropout(pool: &Pool, p: f32, stream: Stream, from: Source<'_>, to: Target<'_>) {
+    let (kept, add, len) = (1.0 / (1.0 - p), to.add, to.values.len());
+    let parts = Disjoint::new(to.values);
+    chunks(pool, len, &|range| {
+        let start = range.start;
+        // SAFETY: chunks do not overlap, and the range lies within the slices.
+        let (to, from) = unsafe {
+            let to = parts.part(start, range.len());
+            let from = from.part(to, start);
+            (to, from)
+        };
+        for (index, to) in to.iter_mut().enumerate() {
+            let factor = if stream.uniform((start + index) as u64) < p { 0.0 } else { kept };
+            // SAFETY: the source has the chunk's length. Read before written: they may be the same.
+            let value = factor * unsafe { *from.add(index) };
+            *to = if add { *to + value } else { value };
+        }
+    });
+}
+
+/// Stochastic depth's factor of every sample: zero with probability `p`, else `1 / (1 - p)`.
+pub fn depth_factors(p: f32, stream: Stream, factors: &mut [f32]) {
+    for (sample, factor) in factors.iter_mut().enumerate() {
+        *factor = if stream.uniform(sample as u64) < p { 0.0 } else { 1.0 / (1.0 - p) };
+    }
+}
+
+/// `to = from * factor`, one factor per sample.
+pub fn scale_samples(pool: &Pool, factors: &[f32], from: &[f32], to: Target<'_>) {
+    let (isa, add) = (pool.isa(), to.add);
+    let sample_len = from.len() / factors.len();
+    let parts = Disjoint::new(to.values);
+    pool.run(factors.len(), &|sample| {
+        let from = &from[sample * sample_len..][..sample_len];
+        // SAFETY: samples do not overlap.
+        let to = unsafe { parts.part(sample * sample_len, sample_len) };
+        let factor = factors[sample];
+        dispatch!(isa, scale_kernel(from: &[f32], factor: f32, to: &mut [f32], add: bool));
+    });
+}
+
+/// The table's entry for every byte and channel: `[256, channels]`.
+pub fn look_up(pool: &Pool, bytes: &[u8], table: &[f32], y: &mut [f32]) {
+    let channels = table.len() / 256;
+    let parts = Disjoint::new(y);
+    pixel_parts(pool, bytes.len(), channels, &|range| {
+        // SAFETY: parts do not overlap.
+        let y = unsafe { parts.part(range.start, range.len()) };
+        for (bytes, y) in bytes[range].chunks_exact(channels).zip(y.chunks_exact_mut(channels)) {
+            for (channel, (&byte, y)) in bytes.iter().zip(y).enumerate() {
+                *y = table[usize::from(byte) * channels + channel];
+            }
+        }
+    });
+}
+
+/// `y = x * scale + shift` per channel.
+pub fn affine(pool: &Pool, x: &[f32], scale: &[f32], shift: &[f32], y: &mut [f32]) {
+    let channels = scale.len();
+    let parts = Disjoint::new(y);
+    pixel_parts(pool, x.len(), channels, &|range| {
+        // SAFETY: parts do not overlap.
+        let y = unsafe { parts.part(range.start, range.len()) };
+        for (x, y) in x[range].chunks_exact(channels).zip(y.chunks_exact_mut(channels)) {
+            for (((y, x), scale), shift) in y.iter_mut().zip(x).zip(scale).zip(shift) {
+                *y = x * scale + shift;
+            }
+        }
+    });
+}
+
+/// Runs `task` on ranges of about a chunk that hold whole pixels.
+fn pixel_parts(pool: &Pool, len: usize, channels: usize, task: &(dyn Fn(Range<usize>) + Sync)) {
+    let part_len = rows_per_part(channels) * channels;
+    pool.run(len.div_ceil(part_len), &|index| task(index * part_len..((index + 1) * part_len).min(len)));
+}
+
+/// Gradient of [`affine`]: `dx = dy * scale`.
+pub fn scale_channels(pool: &Pool, scale: &[f32], dy: &[f32], dx: Target<'_>) {
+    let channels = scale.len();
+    let add = dx.add;
+    let parts = Disjoint::new(dx.values);
+    pixel_parts(pool, dy.len(), channels, &|range| {
+        // SAFETY: parts do not overlap.
+        let dx = unsafe { parts.part(range.start, range.len()) };
+        for (dx, dy) in dx.chunks_exact_mut(channels).zip(dy[range].chunks_exact(channels)) {
+            for ((dx, dy), scale) in dx.iter_mut().zip(dy).zip(scale) {
+                *dx = if add { *dx + dy * scale } else { dy * scale };
+            }
+        }
+    });
+}

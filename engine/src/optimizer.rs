@@ -1,0 +1,248 @@
+//! One update of theta from its gradient: clip, decay, moments, step and the moving average, in a single pass.
+//!
+//! Never here: schedules; the learning rate comes with each step.
+
+use crate::buffer::Buffer;
+use crate::kernels::spans::{CHUNK, lanes};
+use crate::net::Optimizer;
+use crate::pool::{Disjoint, Pool};
+use crate::simd::{Simd, dispatch};
+use crate::theta::Table;
+
+/// What an optimizer remembers, in theta's layout.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Moments {
+    /// Momentum, or Adam's first moment.
+    pub first: Option<Buffer>,
+    /// Adam's second moment.
+    pub second: Option<Buffer>,
+    /// Updates so far.
+    pub steps: u64,
+}
+
+impl Moments {
+    /// Makes room for what `optimizer` remembers, as zeros.
+    fn prepare(&mut self, optimizer: Optimizer, len: usize) {
+        let adam = matches!(optimizer, Optimizer::AdamW { .. });
+        self.first.get_or_insert_with(|| Buffer::zeros(len));
+        if adam {
+            self.second.get_or_insert_with(|| Buffer::zeros(len));
+        } else {
+            self.second = None;
+        }
+    }
+}
+
+/// A piece of theta: one task of the update.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Piece {
+    offset: usize,
+    len: usize,
+    segment: usize,
+    decays: bool,
+}
+
+/// Cuts theta into pieces of one segment each.
+pub(crate) fn pieces(table: &Table) -> Vec<Piece> {
+    let trainable =
+        table.segments.iter().enumerate().filter(|(_, segment)| segment.parameter.role.trainable());
+    let cut = |(index, segment): (usize, &crate::theta::Segment)| {
+        let (start, end, decays) =
+            (segment.offset, segment.offset + segment.length, segment.parameter.role.decays());
+        (start..end).step_by(CHUNK).map(move |offset| Piece {
+            offset,
+            len: CHUNK.min(end - offset),
+            segment: index,
+            decays,
+        })
+    };
+    trainable.flat_map(cut).collect()
+}
+
+/// An update.
+#[derive(Clone, Copy)]
+pub(crate) struct Update<'a> {
+    pub optimizer: Optimizer,
+    pub lr: f32,
+    pub weight_decay: f32,
+    /// Factor on the gradient, clipping included.
+    pub scale: f32,
+    pub pieces: &'a [Piece],
+    /// By segment: whether it has a gradient and is not frozen.
+    pub active: &'a [bool],
+}
+
+/// Updates `theta`, and lets `average` follow it with its decay.
+pub(crate) fn update(
+    pool: &Pool,
+    update: &Update<'_>,
+    theta: &mut [f32],
+    gradient: &[f32],
+    moments: &mut Moments,
+    average: Option<(&mut [f32], f32)>,
+) {
+    moments.prepare(update.optimizer, theta.len());
+    moments.steps += 1;
+    let rule = Rule::new(update, moments.steps);
+    let isa = pool.isa();
+    let keep = average.as_ref().map_or(0.0, |(_, decay)| *decay);
+    let theta = Disjoint::new(theta);
+    let first = moments.first.as_deref_mut().map(Disjoint::new);
+    let second = moments.second.as_deref_mut().map(Disjoint::new);
+    let average = average.map(|(average, _)| Disjoint::new(average));
+    pool.run(update.pieces.len(), &|index| {
+        let piece = update.pieces[index];
+        // SAFETY: pieces do not overlap.
+        let (theta, first, second, average) = unsafe {
+            let part = |all: &Option<Disjoint<'_, f32>>| {
+                all.as_ref().map_or(std::ptr::null_mut(), |all| all.part(piece.offset, piece.len).as_mut_ptr())
+            };
+            (theta.part(piece.offset, piece.len), part(&first), part(&second), part(&average))
+        };
+        if update.active[piece.segment] {
+            let gradient = &gradient[piece.offset..piece.offset + piece.len];
+            let rule = Rule { decay: if piece.decays { rule.decay } else { 0.0 }, ..rule };
+            match update.optimizer {
+                Optimizer::Sgd { .. } => {
+                    dispatch!(isa, sgd_kernel(rule: Rule, theta: &mut [f32], gradient: &[f32], first: *mut f32));
+                }
+                Optimizer::AdamW { .. } => dispatch!(
+                    isa,
+                    adam_kernel(
+                        rule: Rule,
+                        theta: &mut [f32],
+                        gradient: &[f32],
+                        first: *mut f32,
+                        second: *mut f32
+                    )
+                ),
+            }
+        }
+        if !average.is_null() {
+            dispatch!(isa, average_kernel(keep: f32, theta: &mut [f32], average: *mut f32));
+        }
+    });
+}
+
+/// The numbers of an update.
+#[derive(Clone, Copy)]
+struct Rule {
+    scale: f32,
+    decay: f32,
+    lr: f32,
+    first_decay: f32,
+    second_decay: f32,
+    nesterov: bool,
+    eps: f32,
+    /// Adam's `lr / (1 - beta1^t)` and `1 / sqrt(1 - beta2^t)`.
+    step_size: f32,
+    second_scale: f32,
+}
+
+impl Rule {
+    fn new(update: &Update<'_>, steps: u64) -> Self {
+        let rule = Self {
+            scale: update.scale,
+            decay: update.weight_decay,
+            lr: update.lr,
+            first_decay: 0.0,
+            second_decay: 0.0,
+            nesterov: false,
+            eps: 0.0,
+            step_size: update.lr,
+            second_scale: 1.0,
+        };
+        match update.optimizer {
+            Optimizer::Sgd { momentum, nesterov } => Self { first_decay: momentum, nesterov, ..rule },
+            Optimizer::AdamW { beta1, beta2, eps } => {
+                let correction = |beta: f32| 1.0 - f64::from(beta).powf(steps as f64);
+                Self {
+                    first_decay: beta1,
+                    second_decay: beta2,
+                    eps,
+                    step_size: (f64::from(update.lr) / correction(beta1)) as f32,
+                    second_scale: (1.0 / correction(beta2).sqrt()) as f32,
+                    ..rule
+                }
+            }
+        }
+    }
+}
+
+/// torch's SGD: `g += decay * w; m = momentum * m + g; w -= lr * (nesterov ? g + momentum * m : m)`.
+#[inline(always)]
+fn sgd_kernel<V: Simd>(rule: Rule, theta: &mut [f32], gradient: &[f32], momentum: *mut f32) {
+    let (len, theta, gradient) = (theta.len(), theta.as_mut_ptr(), gradient.as_ptr());
+    let (scale, decay, lr) = (V::splat(rule.scale), V::splat(rule.decay), V::splat(-rule.lr));
+    let keep = V::splat(rule.first_decay);
+    lanes!(V, len, at => {
+        // SAFETY: all have `len` elements.
+        unsafe {
+            let weight: V = at.load(theta);
+            let gradient = weight.mul_add(decay, at.load::<V>(gradient).mul(scale));
+            let moved = at.load::<V>(momentum).mul_add(keep, gradient);
+            at.store(moved, momentum);
+            let direction = if rule.nesterov { moved.mul_add(keep, gradient) } else { moved };
+            at.store(direction.mul_add(lr, weight), theta);
+        }
+    });
+}
+
+/// torch's AdamW: `w *= 1 - lr * decay`, then `w -= lr / c1 * m / (sqrt(v) / sqrt(c2) + eps)`.
+#[inline(always)]
+fn adam_kernel<V: Simd>(rule: Rule, theta: &mut [f32], gradient: &[f32], first: *mut f32, second: *mut f32) {
+    let (len, theta, gradient) = (theta.len(), theta.as_mut_ptr(), gradient.as_ptr());
+    let (scale, shrink) = (V::splat(rule.scale), V::splat(1.0 - rule.lr * rule.decay));
+    let (keep1, take1) = (V::splat(rule.first_decay), V::splat(1.0 - rule.first_decay));
+    let (keep2, take2) = (V::splat(rule.second_decay), V::splat(1.0 - rule.second_decay));
+    let (step, second_scale, eps) =
+        (V::splat(rule.step_size), V::splat(rule.second_scale), V::splat(rule.eps));
+    lanes!(V, len, at => {
+        // SAFETY: all have `len` elements.
+        unsafe {
+            let gradient = at.load::<V>(gradient).mul(scale);
+            let mean = at.load::<V>(first).mul(keep1).add(gradient.mul(take1));
+            let square = at.load::<V>(second).mul(keep2).add(gradient.mul(gradient).mul(take2));
+            at.store(mean, first);
+            at.store(square, second);
+            let weight = at.load::<V>(theta).mul(shrink);
+            let size = square.sqrt().mul_add(second_scale, eps);
+            at.store(weight.sub(step.mul(mean).div(size)), theta);
+        }
+    });
+}
+
+#[inline(always)]
+fn average_kernel<V: Simd>(keep: f32, theta: &mut [f32], average: *mut f32) {
+    let (len, theta) = (theta.len(), theta.as_ptr());
+    let (keep, take) = (V::splat(keep), V::splat(1.0 - keep));
+    lanes!(V, len, at => {
+        // SAFETY: both have `len` elements.
+        unsafe { at.store(at.load::<V>(average).mul(keep).add(at.load::<V>(theta).mul(take)), average) }
+    });
+}
+
+/// Sum of squares of the active pieces of `gradient`, in f64, added in order.
+pub(crate) fn square_sum(pool: &Pool, pieces: &[Piece], active: &[bool], gradient: &[f32]) -> f64 {
+    let mut sums = vec![0.0_f64; pieces.len()];
+    let parts = Disjoint::new(&mut sums);
+    pool.run(pieces.len(), &|index| {
+        let piece = pieces[index];
+        if active[piece.segment] {
+            let values = &gradient[piece.offset..piece.offset + piece.len];
+            // SAFETY: every task has its own sum.
+            unsafe { parts.part(index, 1)[0] = sum_of_squares(values) };
+        }
+    });
+    sums.iter().sum()
+}
+
+fn sum_of_squares(values: &[f32]) -> f64 {
+    let mut sums = [0.0_f64; 8];
+    for chunk in values.chunks(8) {
+        for (sum, &value) in sums.iter_mut().zip(chunk) {
+            *sum += f64::from(value) * f64::from(value);
+        }
+    }
+    sums.iter().sum()
+}

@@ -1,0 +1,198 @@
+//! The forward pass.
+
+use super::{Run, Timings, Values, timed};
+use crate::Images;
+use crate::kernels::conv::{self, Epilogue};
+use crate::kernels::norm::{self, Affine, After, Target};
+use crate::kernels::spans::Source;
+use crate::kernels::{activation, mixing, pooling};
+use crate::plan::{ConvStep, Kind, NormStep, Step};
+
+/// The running statistics, to read or to move as well.
+pub(crate) enum Statistics<'a> {
+    /// They stay as they are; empty for folded weights.
+    Keep(&'a [f32]),
+    /// Batch statistics are averaged in.
+    Update(&'a mut [f32]),
+}
+
+impl Statistics<'_> {
+    fn values(&self) -> &[f32] {
+        match self {
+            Statistics::Keep(values) => values,
+            Statistics::Update(values) => values,
+        }
+    }
+}
+
+/// Runs all steps.
+pub(crate) fn forward(
+    run: &Run<'_>,
+    arena: &mut [f32],
+    images: Images<'_>,
+    mut statistics: Statistics<'_>,
+    mut timings: Option<&mut Timings>,
+) {
+    let values = Values::new(run.plan, arena);
+    for (index, step) in run.plan.steps.iter().enumerate() {
+        let total = timings.as_deref_mut().map(|timings| &mut timings.forward[index]);
+        timed(total, || run_step(run, &values, step, images, &mut statistics));
+    }
+}
+
+/// The first step whose result is not finite, of a plan that keeps all results until it has looked at them.
+pub(crate) fn first_non_finite<'a>(
+    run: &Run<'a>,
+    arena: &mut [f32],
+    images: Images<'_>,
+    statistics: &[f32],
+) -> Option<&'a Step> {
+    let values = Values::new(run.plan, arena);
+    run.plan.steps.iter().find(|step| {
+        run_step(run, &values, step, images, &mut Statistics::Keep(statistics));
+        // SAFETY: nothing writes while the slice lives.
+        let result = unsafe { values.read(step.kind.result()) };
+        !result.iter().all(|value| value.is_finite())
+    })
+}
+
+/// Copies the outputs, each in torch's order for vectors and NHWC for maps, to their segments of `joint`.
+pub(crate) fn copy_outputs(run: &Run<'_>, arena: &mut [f32], joint: &mut [f32]) {
+    let values = Values::new(run.plan, arena);
+    for output in &run.plan.outputs {
+        // SAFETY: nothing writes while the slice lives.
+        let value = unsafe { values.read(output.value) };
+        let segment = &mut joint[output.start..output.start + output.len];
+        match output.order {
+            None => segment.copy_from_slice(value),
+            Some(order) => order.to_torch(value, segment),
+        }
+    }
+}
+
+fn run_step(
+    run: &Run<'_>,
+    values: &Values<'_>,
+    step: &Step,
+    images: Images<'_>,
+    statistics: &mut Statistics<'_>,
+) {
+    let pool = run.pool;
+    let set = |values| Target { values, add: false };
+    // SAFETY: a step reads its inputs and writes its result and working memory, which the planner keeps apart.
+    unsafe {
+        match &step.kind {
+            Kind::Input { y, scale, shift, bytes } => match images {
+                Images::U8(x) => mixing::look_up(pool, x, bytes, values.write(*y)),
+                Images::F32(x) => mixing::affine(pool, x, scale, shift, values.write(*y)),
+            },
+            Kind::Affine { x, y, scale, shift } => {
+                mixing::affine(pool, values.read(*x), scale, shift, values.write(*y));
+            }
+            Kind::Conv(step) => run_conv(run, values, step),
+            Kind::Norm(step) => run_norm(run, values, step, statistics),
+            Kind::Folded { norm, x, y, saved, residual, activation } => {
+                let residual = residual.map(|residual| values.read(residual));
+                let after = After { factors: None, residual, activation: *activation };
+                norm::normalize(
+                    pool,
+                    norm,
+                    values.read(*x),
+                    saved.of(run.parameters),
+                    &after,
+                    values.write(*y),
+                );
+            }
+            Kind::Activation { x, y, activation } => {
+                activation::forward(pool, *activation, values.read(*x), values.write(*y));
+            }
+            Kind::MaxPool { shape, x, y, taps } => {
+                let taps = taps.map(|taps| values.write(taps));
+                pooling::max_forward(pool, shape, values.read(*x), values.write(*y), taps);
+            }
+            Kind::AvgPool { shape, x, y } => {
+                pooling::average_forward(pool, shape, values.read(*x), values.write(*y));
+            }
+            Kind::GlobalAvgPool { rows, x, y } => {
+                pooling::global_forward(pool, *rows, values.read(*x), values.write(*y));
+            }
+            Kind::Gate { rows, x, gate, y } => {
+                mixing::gate_forward(pool, *rows, values.read(*x), values.read(*gate), set(values.write(*y)));
+            }
+            Kind::Product { a, b, y } => {
+                mixing::multiply(pool, values.read(*a), values.read(*b), set(values.write(*y)));
+            }
+            Kind::Sum { a, b, y, activation } => {
+                mixing::add(pool, values.read(*a), values.read(*b), *activation, values.write(*y));
+            }
+            Kind::Dropout { x, y, p, node } => {
+                let stream = run.draws.with(node.index() as u64);
+                mixing::dropout(pool, *p, stream, Source::From(values.read(*x)), set(values.write(*y)));
+            }
+            Kind::Depth { x, y, depth } => {
+                let factors = values.write(depth.factors);
+                mixing::depth_factors(depth.p, run.draws.with(depth.node.index() as u64), factors);
+                mixing::scale_samples(pool, factors, values.read(*x), set(values.write(*y)));
+            }
+            Kind::Transpose { x, y, order } => order.to_torch(values.read(*x), values.write(*y)),
+        }
+    }
+}
+
+/// # Safety
+/// As [`Values::read`].
+unsafe fn run_conv(run: &Run<'_>, values: &Values<'_>, step: &ConvStep) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let epilogue = Epilogue {
+            bias: step.bias.map(|bias| bias.place.of(run.parameters)),
+            residual: step.residual.map(|residual| values.read(residual)),
+            activation: step.activation,
+        };
+        let weight = step.weight.place.of(run.parameters);
+        conv::forward(run.pool, &step.shape, values.read(step.x), weight, &epilogue, values.write(step.y));
+    }
+}
+
+/// # Safety
+/// As [`Values::read`].
+unsafe fn run_norm(run: &Run<'_>, values: &Values<'_>, step: &NormStep, statistics: &mut Statistics<'_>) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (z, saved, work) = (values.read(step.z), values.write(step.saved), values.write(step.work));
+        let (scale, shift) = (step.scale.place.of(run.parameters), step.shift.place.of(run.parameters));
+        let affine = |mean, variance| Affine { mean, variance, eps: step.eps, scale, shift };
+        if step.batch {
+            let (work, [mean, variance]) = step.norm.split_work(work);
+            norm::statistics(run.pool, &step.norm, z, work, mean, variance);
+            norm::prepare(&step.norm, &affine(mean, variance), saved);
+            if let Statistics::Update(running) = statistics {
+                move_statistics(step, running, mean, variance);
+            }
+        } else {
+            let [mean, variance] = step.running.map(|place| place.of(statistics.values()));
+            norm::prepare(&step.norm, &affine(mean, variance), saved);
+        }
+        let factors = step.depth.map(|depth| {
+            let factors = values.write(depth.factors);
+            mixing::depth_factors(depth.p, run.draws.with(depth.node.index() as u64), factors);
+            &*factors
+        });
+        let residual = step.residual.map(|residual| values.read(residual));
+        let after = After { factors, residual, activation: step.activation };
+        norm::normalize(run.pool, &step.norm, z, saved, &after, values.write(step.y));
+    }
+}
+
+/// As torch does: the running variance takes in the unbiased one.
+fn move_statistics(step: &NormStep, running: &mut [f32], mean: &[f32], variance: &[f32]) {
+    let count = step.norm.rows.count() as f32;
+    let unbiased = count / (count - 1.0).max(1.0);
+    let [running_mean, running_variance] = step.running;
+    for (running, batch) in running_mean.of_mut(running).iter_mut().zip(mean) {
+        *running = (1.0 - step.momentum) * *running + step.momentum * batch;
+    }
+    for (running, batch) in running_variance.of_mut(running).iter_mut().zip(variance) {
+        *running = (1.0 - step.momentum) * *running + step.momentum * batch * unbiased;
+    }
+}
