@@ -1,1 +1,27 @@
+//! Answers: a trained network behind an engine, a queue and HTTP, with the time of every stage of every picture; and
+//! the bench that measures them.
+//!
+//! [`Served::open`] loads a run, a `model.safetensors` or an exported `.onnx`; [`Classifier`] answers in this process;
+//! [`http::app`] answers over HTTP.
+//!
+//! Never here: training code (the slim binary `distill-serve` links none), printing.
 #![forbid(unsafe_code)]
+
+#[cfg(feature = "bench")]
+pub mod bench;
+mod classifier;
+pub mod engines;
+mod error;
+pub mod http;
+mod pipeline;
+mod served;
+mod workers;
+
+pub use classifier::Classifier;
+pub use engines::{Engine, EngineName};
+pub use error::ServeError;
+pub use http::{Options, StartInfo, app, run};
+pub use served::{Card, LoadOptions, Served};
+
+/// Result of a call of this crate.
+pub type Result<T, E = ServeError> = std::result::Result<T, E>;

@@ -1,0 +1,16 @@
+//! This toolkit's own engine: nothing to install.
+
+use engine::{Images, Model};
+
+use super::Engine;
+use crate::Result;
+
+/// A clone of the loaded network: weights shared with the other workers, working memory its own.
+#[derive(Debug)]
+pub struct Native(pub Model);
+
+impl Engine for Native {
+    fn run(&mut self, images: &[u8]) -> Result<&[f32]> {
+        Ok(self.0.run(Images::U8(images))?)
+    }
+}

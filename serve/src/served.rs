@@ -1,0 +1,209 @@
+//! A model ready to be served: its labels, what a picture must become for it, and an engine for each worker.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use engine::{Device, Model, Runtime};
+use models::{Graph, Stem, Weights};
+use picture::Fit;
+
+use crate::engines::Native;
+use crate::pipeline::Target;
+use crate::{Engine, EngineName, Result, ServeError};
+
+/// How a model is loaded.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LoadOptions {
+    /// The engine; by default `native` for a run or a `model.safetensors`, `ort` for an `.onnx` file.
+    pub engine: Option<EngineName>,
+    /// Threads of each worker's engine; 0 means one.
+    pub threads: usize,
+    /// ONNX Runtime's library, or the folder that holds it; sought if not given.
+    pub ort_lib: Option<PathBuf>,
+}
+
+/// What a model says of itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Card {
+    /// What it is called in answers: the run's name or the file's.
+    pub name: String,
+    /// Its architecture, where it is known.
+    pub arch: Option<String>,
+    /// Layout of its first layers, where it is known.
+    pub stem: Option<Stem>,
+    /// The engine that runs it.
+    pub engine: EngineName,
+    /// Class names by index.
+    pub labels: Vec<String>,
+    /// 3 for RGB, 1 for gray.
+    pub channels: usize,
+    /// Rows of the network's pictures.
+    pub height: usize,
+    /// Columns of the network's pictures.
+    pub width: usize,
+    /// How a picture of another aspect is fitted.
+    pub fit: Fit,
+    /// SHA-256 of the weights, where it is known.
+    pub weights_sha256: Option<String>,
+}
+
+/// Makes an engine for a worker.
+type MakeEngine = Arc<dyn Fn() -> Result<Box<dyn Engine>> + Send + Sync>;
+
+/// A loaded model. Clones share what was loaded.
+#[derive(Clone)]
+pub struct Served {
+    card: Card,
+    graph: Option<Arc<Graph>>,
+    make: MakeEngine,
+}
+
+impl std::fmt::Debug for Served {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Served").field(&self.card).finish()
+    }
+}
+
+impl Served {
+    /// Loads a run's folder, a `model.safetensors` or an exported `.onnx` file.
+    ///
+    /// # Errors
+    /// [`ServeError::Source`] for what is none of them, [`ServeError::WrongEngine`] for an engine that does not run it,
+    /// and the errors of the engines themselves.
+    pub fn open(path: &Path, options: &LoadOptions) -> Result<Self> {
+        if path.extension().is_some_and(|extension| extension == "onnx") {
+            Self::open_onnx(path, options)
+        } else {
+            Self::open_run(path, options)
+        }
+    }
+
+    /// A model of which the caller makes the engines; for tests and engines of other crates.
+    pub fn with_engine(
+        card: Card,
+        make: impl Fn() -> Result<Box<dyn Engine>> + Send + Sync + 'static,
+    ) -> Self {
+        Self { card, graph: None, make: Arc::new(make) }
+    }
+
+    /// A network in memory on the native engine.
+    ///
+    /// # Errors
+    /// If the weights do not fit the graph.
+    pub fn network(graph: &Graph, weights: &Weights, card: Card, threads: usize) -> Result<Self> {
+        let model = Model::new(graph, weights, &Runtime::new(Device::Cpu, threads.max(1))?)?;
+        let served = Self::with_engine(card, move || Ok(Box::new(Native(model.clone()))));
+        Ok(Self { graph: Some(Arc::new(graph.clone())), ..served })
+    }
+
+    /// The network, where it is known: an engine of somebody else may keep it to itself.
+    pub fn graph(&self) -> Option<&Graph> {
+        self.graph.as_deref()
+    }
+
+    /// What the model says of itself.
+    pub fn card(&self) -> &Card {
+        &self.card
+    }
+
+    /// An engine of one's own.
+    ///
+    /// # Errors
+    /// If the engine cannot start.
+    pub fn engine(&self) -> Result<Box<dyn Engine>> {
+        (self.make)()
+    }
+
+    pub(crate) fn target(&self) -> Target {
+        let Card { channels, height, width, fit, .. } = self.card;
+        Target { channels, height, width, fit }
+    }
+
+    fn open_run(path: &Path, options: &LoadOptions) -> Result<Self> {
+        if options.engine == Some(EngineName::Ort) {
+            return Err(ServeError::WrongEngine {
+                path: path.into(),
+                engine: "ort",
+                reason: "it runs .onnx files; write one with `distill export`, or use `native`".into(),
+            });
+        }
+        let file = if path.is_dir() { path.join("model.safetensors") } else { path.to_path_buf() };
+        Err(ServeError::Source { path: file, reason: "runs cannot be read yet".into() })
+    }
+
+    #[cfg(feature = "ort")]
+    fn open_onnx(path: &Path, options: &LoadOptions) -> Result<Self> {
+        use onnx::runtime::{OrtOptions, OrtSession, find};
+        refuse_native(path, options)?;
+        let bytes: Arc<[u8]> = read(path)?.into();
+        let card = onnx_card(path, &bytes)?;
+        let library = find(options.ort_lib.as_deref()).map_err(onnx::OnnxError::NotFound)?;
+        let ort_options = OrtOptions { threads: options.threads.max(1), spinning: false };
+        Ok(Self::with_engine(card, move || {
+            let session = OrtSession::open(&library, &bytes, ort_options)?;
+            Ok(Box::new(crate::engines::OnnxRuntime::new(session)))
+        }))
+    }
+
+    #[cfg(not(feature = "ort"))]
+    fn open_onnx(path: &Path, options: &LoadOptions) -> Result<Self> {
+        refuse_native(path, options)?;
+        Err(ServeError::WrongEngine {
+            path: path.into(),
+            engine: "ort",
+            reason: "this build has no ONNX Runtime support; build with `--features ort`".into(),
+        })
+    }
+}
+
+fn refuse_native(path: &Path, options: &LoadOptions) -> Result<()> {
+    match options.engine {
+        Some(EngineName::Native) => Err(ServeError::WrongEngine {
+            path: path.into(),
+            engine: "native",
+            reason: "it runs runs and model.safetensors files; for an .onnx file use `ort`".into(),
+        }),
+        Some(EngineName::Ort) | None => Ok(()),
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|error| ServeError::Source { path: path.into(), reason: error.to_string() })
+}
+
+#[cfg(feature = "ort")]
+fn onnx_card(path: &Path, bytes: &[u8]) -> Result<Card> {
+    let refused = |reason: String| ServeError::Source { path: path.into(), reason };
+    let model = onnx::ModelProto::read(bytes).map_err(|error| refused(error.to_string()))?;
+    let contract = onnx::Contract::of(&model).map_err(|error| refused(error.to_string()))?;
+    let arch = serde_json::from_str::<serde_json::Value>(&contract.manifest).ok();
+    let arch = arch.and_then(|manifest| Some(manifest.get("arch")?.as_str()?.to_string()));
+    Ok(Card {
+        name: name_of(path),
+        arch,
+        stem: None,
+        engine: EngineName::Ort,
+        labels: contract.labels,
+        channels: contract.input.channels,
+        height: contract.input.height,
+        width: contract.input.width,
+        fit: contract.input.fit.parse().map_err(refused)?,
+        weights_sha256: Some(contract.weights_sha256),
+    })
+}
+
+/// Name of a run or file: its last component, of a `model.*` in a run's folder the folder's.
+fn name_of(path: &Path) -> String {
+    let full = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let stem = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let own = if full.is_dir() {
+        full.file_name().map(|name| name.to_string_lossy().into_owned())
+    } else {
+        stem(&full)
+    };
+    match own.as_deref() {
+        Some("model") => full.parent().and_then(stem).or(own),
+        _ => own,
+    }
+    .unwrap_or_else(|| "model".into())
+}
