@@ -35,12 +35,19 @@ pub enum ExportError {
         /// What the system says.
         source: std::io::Error,
     },
-    /// A run or model that cannot be exported.
-    #[error("{path}: {reason}", path = path.display())]
-    Source {
-        /// What was to be exported.
-        path: PathBuf,
-        /// Why it cannot.
+    /// A run or model that cannot be read.
+    #[error(transparent)]
+    Source(#[from] models::FileError),
+    /// A network that contradicts itself.
+    #[error(transparent)]
+    Network(#[from] models::FormatError),
+    /// A manifest that contradicts itself.
+    #[error(transparent)]
+    Contradiction(#[from] models::ManifestError),
+    /// A manifest that cannot be written as JSON.
+    #[error("the manifest cannot be written: {reason}")]
+    Manifest {
+        /// What stands in the way.
         reason: String,
     },
     /// A runtime answers otherwise than the engine, or fails on the file: it was not left in place.

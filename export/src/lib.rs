@@ -1,16 +1,22 @@
 //! A trained network to files that others run, with proof that the file answers as the network did.
 //!
-//! [`writer`] writes a graph as ONNX, [`parity`] asks every runtime the same pictures as the engine.
+//! [`export`] writes a run's network as safetensors or ONNX; [`writer`] turns a graph into an ONNX model, [`parity`]
+//! asks every runtime the same pictures as the engine. A file that a runtime answers otherwise never stands under its
+//! final name.
 //!
 //! Never here: training, HTTP, printing.
 #![forbid(unsafe_code)]
 
 mod error;
+mod format;
 pub mod parity;
+mod run;
 pub mod writer;
 
 pub use error::ExportError;
+pub use format::{FORMATS, Format};
 pub use parity::{Answer, Difference, Parity};
+pub use run::{Options, Report, Written, contract, export, export_network};
 
 /// Result of a call of this crate.
 pub type Result<T, E = ExportError> = std::result::Result<T, E>;

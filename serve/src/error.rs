@@ -56,6 +56,9 @@ pub enum ServeError {
     /// An architecture of the zoo that is not there or does not fit.
     #[error(transparent)]
     Zoo(#[from] models::ZooError),
+    /// A network that contradicts itself.
+    #[error(transparent)]
+    Manifest(#[from] models::ManifestError),
     /// An address that cannot be listened on, a thread that cannot start, a connection that broke.
     #[error("{what}: {source}")]
     Io {

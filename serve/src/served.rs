@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use engine::{Device, Model, Runtime};
-use models::{Graph, Stem, Weights};
+use models::{Graph, Manifest, Stem, Weights};
 use picture::Fit;
 
 use crate::engines::Native;
@@ -45,6 +45,28 @@ pub struct Card {
     pub fit: Fit,
     /// SHA-256 of the weights, where it is known.
     pub weights_sha256: Option<String>,
+}
+
+impl Card {
+    /// A network on the native engine, as its manifest has it.
+    pub fn of(name: String, manifest: &Manifest) -> Self {
+        let task = &manifest.task;
+        Self {
+            name,
+            arch: Some(manifest.architecture.clone()),
+            stem: Some(task.stem),
+            engine: EngineName::Native,
+            labels: manifest.labels.clone(),
+            channels: task.channels,
+            height: task.height,
+            width: task.width,
+            fit: match manifest.input.fit {
+                models::Fit::Stretch => Fit::Stretch,
+                models::Fit::Crop => Fit::Crop,
+            },
+            weights_sha256: None,
+        }
+    }
 }
 
 /// Makes an engine for a worker.
@@ -128,7 +150,14 @@ impl Served {
             });
         }
         let file = if path.is_dir() { path.join("model.safetensors") } else { path.to_path_buf() };
-        Err(ServeError::Source { path: file, reason: "runs cannot be read yet".into() })
+        let bytes = read(&file)?;
+        let refused = |reason: String| ServeError::Source { path: file.clone(), reason };
+        let (manifest, weights) =
+            models::file::from_bytes(&bytes).map_err(|error| refused(error.to_string()))?;
+        let graph = manifest.graph().map_err(|error| refused(error.to_string()))?;
+        let sha256 = models::file::sha256(&bytes);
+        let card = Card { weights_sha256: Some(sha256), ..Card::of(name_of(path), &manifest) };
+        Self::network(&graph, &weights, card, options.threads)
     }
 
     #[cfg(feature = "ort")]
@@ -136,13 +165,14 @@ impl Served {
         use onnx::runtime::{OrtOptions, OrtSession, find};
         refuse_native(path, options)?;
         let bytes: Arc<[u8]> = read(path)?.into();
-        let card = onnx_card(path, &bytes)?;
+        let (card, graph) = read_contract(path, &bytes)?;
         let library = find(options.ort_lib.as_deref()).map_err(onnx::OnnxError::NotFound)?;
         let ort_options = OrtOptions { threads: options.threads.max(1), spinning: false };
-        Ok(Self::with_engine(card, move || {
+        let served = Self::with_engine(card, move || {
             let session = OrtSession::open(&library, &bytes, ort_options)?;
             Ok(Box::new(crate::engines::OnnxRuntime::new(session)))
-        }))
+        });
+        Ok(Self { graph: graph.map(Arc::new), ..served })
     }
 
     #[cfg(not(feature = "ort"))]
@@ -171,17 +201,17 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|error| ServeError::Source { path: path.into(), reason: error.to_string() })
 }
 
+/// What an exported file says of itself, and the network that it was written from, where this build still knows it.
 #[cfg(feature = "ort")]
-fn onnx_card(path: &Path, bytes: &[u8]) -> Result<Card> {
+fn read_contract(path: &Path, bytes: &[u8]) -> Result<(Card, Option<Graph>)> {
     let refused = |reason: String| ServeError::Source { path: path.into(), reason };
     let model = onnx::ModelProto::read(bytes).map_err(|error| refused(error.to_string()))?;
     let contract = onnx::Contract::of(&model).map_err(|error| refused(error.to_string()))?;
-    let arch = serde_json::from_str::<serde_json::Value>(&contract.manifest).ok();
-    let arch = arch.and_then(|manifest| Some(manifest.get("arch")?.as_str()?.to_string()));
-    Ok(Card {
+    let manifest: Option<Manifest> = serde_json::from_str(&contract.manifest).ok();
+    let card = Card {
         name: name_of(path),
-        arch,
-        stem: None,
+        arch: manifest.as_ref().map(|manifest| manifest.architecture.clone()),
+        stem: manifest.as_ref().map(|manifest| manifest.task.stem),
         engine: EngineName::Ort,
         labels: contract.labels,
         channels: contract.input.channels,
@@ -189,7 +219,8 @@ fn onnx_card(path: &Path, bytes: &[u8]) -> Result<Card> {
         width: contract.input.width,
         fit: contract.input.fit.parse().map_err(refused)?,
         weights_sha256: Some(contract.weights_sha256),
-    })
+    };
+    Ok((card, manifest.and_then(|manifest| manifest.graph().ok())))
 }
 
 /// Name of a run or file: its last component, of a `model.*` in a run's folder the folder's.

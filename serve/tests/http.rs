@@ -1,4 +1,5 @@
 //! The HTTP interface without a socket: what is answered, what is refused and how, and that the server goes on.
+#![allow(clippy::unwrap_used)] // a test that panics has failed
 
 mod fixture;
 

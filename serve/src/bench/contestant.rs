@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use models::{Architecture, Task};
-use picture::Fit;
+use models::{Architecture, Manifest, Task, cost};
 
 use super::{BenchOptions, Latency, Ratio, Row, Throughput};
-use crate::{Card, Engine, EngineName, LoadOptions, Result, ServeError, Served};
+use crate::{Card, Engine, LoadOptions, Result, ServeError, Served};
 
 /// A model with an engine, ready to run.
 pub(super) struct Contestant {
@@ -57,18 +56,9 @@ impl Contestant {
 
     fn random(architecture: &Architecture, task: &Task, threads: usize) -> Result<Self> {
         let graph = architecture.build(task)?;
-        let card = Card {
-            name: architecture.name().into(),
-            arch: Some(architecture.name().into()),
-            stem: Some(task.stem),
-            engine: EngineName::Native,
-            labels: (0..task.classes).map(|class| class.to_string()).collect(),
-            channels: task.channels,
-            height: task.height,
-            width: task.width,
-            fit: Fit::default(),
-            weights_sha256: None,
-        };
+        let labels = (0..task.classes).map(|class| class.to_string()).collect();
+        let manifest = Manifest::new(architecture.name(), task, labels, models::Fit::default())?;
+        let card = Card::of(architecture.name().into(), &manifest);
         let served = Served::network(&graph, &models::formula::weights(&graph, 1.0), card, threads)?;
         Ok(Self { random_weights: true, ..Self::ready(architecture.name(), served)? })
     }
@@ -111,6 +101,7 @@ impl Contestant {
         ratio: Option<Ratio>,
     ) -> Row {
         let card = self.served.card();
+        let cost = self.served.graph().map(cost::total);
         Row {
             model: self.label.clone(),
             arch: card.arch.clone(),
@@ -119,8 +110,8 @@ impl Contestant {
             input: self.input,
             classes: self.classes,
             random_weights: self.random_weights,
-            params: None,
-            macs: None,
+            params: cost.map(|cost| cost.parameters),
+            macs: cost.map(|cost| cost.macs),
             latency,
             throughput,
             http,
