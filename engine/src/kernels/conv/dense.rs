@@ -6,10 +6,10 @@
 //! Never here: loops over pixels.
 
 use crate::pool::{Disjoint, Pool};
-use crate::simd::{Simd, dispatch};
+use crate::simd::{Isa, Simd, dispatch};
 
 use super::gather::{Class, Source, Tap};
-use super::product::Product;
+use super::product::{Product, Weights};
 use super::weight_gradient::WeightGradient;
 use super::{BLOCK, ConvShape, Epilogue, scratch};
 
@@ -34,7 +34,7 @@ pub fn forward(
             classes,
             groups: shape.groups,
             depth,
-            weights: weight,
+            weights: Weights::Packed(weight),
             block_len: shape.block_len(),
             columns: shape.group_outputs(),
             target: [shape.out_height(), shape.out_width()],
@@ -62,25 +62,21 @@ pub fn backward_input(
 ) {
     let mut classes = Class::backward(shape);
     let taps = number_taps(&mut classes);
-    let blocks = shape.group_inputs().div_ceil(BLOCK);
-    let block_len = taps.len() * shape.group_outputs() * BLOCK;
-    scratch::with(shape.groups * blocks * block_len, |transposed| {
-        transpose(pool, shape, weight, &taps, transposed);
-        let product = Product {
-            batch: shape.batch,
-            source: Source::map(dy.as_ptr(), shape.out_height(), shape.out_width(), shape.out_channels),
-            classes: &classes,
-            groups: shape.groups,
-            depth: shape.group_outputs(),
-            weights: transposed,
-            block_len,
-            columns: shape.group_inputs(),
-            target: [shape.in_height, shape.in_width],
-            accumulate,
-            epilogue: Epilogue::default(),
-        };
-        product.run(pool, dx);
-    });
+    let isa = pool.isa();
+    let product = Product {
+        batch: shape.batch,
+        source: Source::map(dy.as_ptr(), shape.out_height(), shape.out_width(), shape.out_channels),
+        classes: &classes,
+        groups: shape.groups,
+        depth: shape.group_outputs(),
+        weights: Weights::Made(&|group, block, to| transpose(isa, shape, weight, &taps, (group, block), to)),
+        block_len: taps.len() * shape.group_outputs() * BLOCK,
+        columns: shape.group_inputs(),
+        target: [shape.in_height, shape.in_width],
+        accumulate,
+        epilogue: Epilogue::default(),
+    };
+    product.run(pool, dx);
 }
 
 /// See [`super::backward_weight`].
@@ -161,28 +157,27 @@ fn number_taps(classes: &mut [Class]) -> Vec<usize> {
     known
 }
 
-/// Weights for the gradient of the input: `[group][block of 16 inputs][tap of the list][output][16]`.
-fn transpose(pool: &Pool, shape: &ConvShape, weight: &[f32], taps: &[usize], transposed: &mut [f32]) {
+/// A block of 16 inputs of a group for the gradient of the input: `[tap of the list][output][16]`.
+fn transpose(
+    isa: Isa,
+    shape: &ConvShape,
+    weight: &[f32],
+    taps: &[usize],
+    (group, block): (usize, usize),
+    to: &mut [f32],
+) {
     let (inputs, outputs) = (shape.group_inputs(), shape.group_outputs());
-    let blocks = inputs.div_ceil(BLOCK);
-    let piece = outputs * BLOCK;
-    let to = Disjoint::new(transposed);
-    pool.run(shape.groups * blocks * taps.len(), &|task| {
-        let (group, rest) = (task / (blocks * taps.len()), task % (blocks * taps.len()));
-        let (block, tap) = (rest / taps.len(), taps[rest % taps.len()]);
-        // SAFETY: every task has a piece of its own.
-        let to = unsafe { to.part(task * piece, piece) };
-        let rows = BLOCK.min(inputs - block * BLOCK);
+    let rows = BLOCK.min(inputs - block * BLOCK);
+    for (&tap, to) in taps.iter().zip(to.chunks_exact_mut(outputs * BLOCK)) {
         let start = (tap * inputs + block * BLOCK) * BLOCK;
         for (index, to) in to.chunks_mut(BLOCK * BLOCK).enumerate() {
             let from =
                 &weight[(group * shape.group_blocks() + index) * shape.block_len() + start..][..rows * BLOCK];
-            dispatch!(pool.isa(), transpose_kernel(from: &[f32], to: &mut [f32]));
+            dispatch!(isa, transpose_kernel(from: &[f32], to: &mut [f32]));
         }
-    });
+    }
 }
 
-#[allow(clippy::extra_unused_type_parameters)] // the compiler vectorizes it for the width of `V`
 /// `to[column][row] = from[row][column]` for 16 columns in `from` and 16 rows in `to`, as many as the slices hold; zeros
 /// beyond.
 #[inline(always)]

@@ -95,6 +95,13 @@ impl Axis {
         start..(start..self.count).find(|target| !whole(target)).unwrap_or(self.count)
     }
 
+    /// Targets under which a tap meets the source.
+    fn met_by(&self, tap: usize) -> Range<usize> {
+        let meets = |target: &usize| self.hits(*target).contains(&tap);
+        let start = (0..self.count).find(meets).unwrap_or(self.count);
+        start..(start..self.count).find(|target| !meets(target)).unwrap_or(self.count)
+    }
+
     fn kernel_index(&self, tap: usize) -> usize {
         (self.first_tap as isize + tap as isize * self.tap_step) as usize
     }
@@ -508,6 +515,8 @@ fn sum_slices(
             accumulate,
         };
         match shape.kernel {
+            // Most taps of a narrow map meet padding.
+            _ if columns.count <= 2 => dispatch!(pool.isa(), any_taps_kernel(work: TapSums)),
             [3, 3] => dispatch!(pool.isa(), taps_kernel[3, 9](work: TapSums)),
             [5, 5] => dispatch!(pool.isa(), taps_kernel[5, 25](work: TapSums)),
             _ => dispatch!(pool.isa(), any_taps_kernel(work: TapSums)),
@@ -587,44 +596,63 @@ unsafe fn taps_channels<V: Simd, const K: usize, const T: usize, const WHOLE: bo
     }
 }
 
-/// Kernels of any size, a tap at a time.
+/// Kernels of any size and narrow maps, a tap at a time.
 #[inline(always)]
 fn any_taps_kernel<V: Simd>(work: TapSums) {
     for tap in 0..work.rows.taps * work.columns.taps {
         let mut channel = work.channel;
         let end = work.channel + work.count;
-        while channel < end {
-            let count = V::LANES.min(end - channel);
-            // SAFETY: `count` channels remain.
-            unsafe { one_tap::<V>(&work, tap, channel, count) };
-            channel += V::LANES;
+        // SAFETY: the channels taken remain.
+        unsafe {
+            while channel + 4 * V::LANES <= end {
+                one_tap::<V, 4, true>(&work, tap, channel, V::LANES);
+                channel += 4 * V::LANES;
+            }
+            while channel + V::LANES <= end {
+                one_tap::<V, 1, true>(&work, tap, channel, V::LANES);
+                channel += V::LANES;
+            }
+            if channel < end {
+                one_tap::<V, 1, false>(&work, tap, channel, end - channel);
+            }
         }
     }
 }
 
 #[inline(always)]
-unsafe fn one_tap<V: Simd>(work: &TapSums, tap: usize, channel: usize, count: usize) {
+unsafe fn one_tap<V: Simd, const C: usize, const WHOLE: bool>(
+    work: &TapSums,
+    tap: usize,
+    channel: usize,
+    count: usize,
+) {
     let (rows, columns, channels) = (&work.rows, &work.columns, work.channels);
     let (tap_row, tap_column) = (tap / columns.taps, tap % columns.taps);
-    let mut sum = V::zero();
-    for picture in 0..work.pictures {
-        for row in (0..rows.count).filter(|&row| rows.hits(row).contains(&tap_row)) {
-            let in_row = (rows.window(row) + tap_row as isize) as usize;
-            for column in (0..columns.count).filter(|&column| columns.hits(column).contains(&tap_column)) {
-                let in_column = (columns.window(column) + tap_column as isize) as usize;
-                let pixel = (picture * rows.limit + in_row) * columns.limit + in_column;
-                let target = (picture * rows.count + row) * columns.count + column;
-                // SAFETY: both pixels lie in their maps; the caller vouches for the channels.
-                unsafe {
-                    let x = V::load_partial(work.x.add(pixel * channels + channel), count);
-                    let dy = V::load_partial(work.dy.add(target * channels + channel), count);
-                    sum = x.mul_add(dy, sum);
+    let (targets, across) = (rows.met_by(tap_row), columns.met_by(tap_column));
+    let mut sums = [V::zero(); C];
+    // SAFETY: only targets whose tap meets the source are read; the caller vouches for the channels.
+    unsafe {
+        for picture in 0..work.pictures {
+            for row in targets.start..targets.end {
+                let in_row = picture * rows.limit + (rows.window(row) + tap_row as isize) as usize;
+                let line = (picture * rows.count + row) * columns.count;
+                for column in across.start..across.end {
+                    let pixel =
+                        in_row * columns.limit + (columns.window(column) + tap_column as isize) as usize;
+                    let x = work.x.add(pixel * channels + channel);
+                    let dy = work.dy.add((line + column) * channels + channel);
+                    for c in 0..C {
+                        let gradient = load::<V, WHOLE>(dy.add(c * V::LANES), count);
+                        sums[c] = load::<V, WHOLE>(x.add(c * V::LANES), count).mul_add(gradient, sums[c]);
+                    }
                 }
             }
         }
+        for c in 0..C {
+            let to = work.dw.add(tap * channels + channel + c * V::LANES);
+            put::<V, WHOLE>(sums[c], to, count, work.accumulate);
+        }
     }
-    // SAFETY: the place of this tap and these channels, which this task alone writes.
-    unsafe { put::<V, false>(sum, work.dw.add(tap * channels + channel), count, work.accumulate) };
 }
 
 /// `dw = sums`, or `dw += sums`.

@@ -33,8 +33,7 @@ pub struct Product<'a> {
     pub groups: usize,
     /// Channels summed over, per group; groups lie side by side in a source pixel.
     pub depth: usize,
-    /// `[group][block][tap][depth][16]`
-    pub weights: &'a [f32],
+    pub weights: Weights<'a>,
     /// Floats of a block of weights.
     pub block_len: usize,
     /// Target channels per group.
@@ -43,6 +42,16 @@ pub struct Product<'a> {
     pub target: [usize; 2],
     pub accumulate: bool,
     pub epilogue: Epilogue<'a>,
+}
+
+/// Where the weights `[group][block][tap][depth][16]` come from.
+#[derive(Clone, Copy)]
+pub enum Weights<'a> {
+    /// They lie there.
+    Packed(&'a [f32]),
+    /// They are made: `make(group, block, to)` writes a block. Where one task alone uses a block it makes it for itself, so
+    /// that it never leaves the cache; else all are made beforehand.
+    Made(&'a (dyn Fn(usize, usize, &mut [f32]) + Sync)),
 }
 
 /// How the work is cut: targets into tiles, blocks of columns into ranges.
@@ -127,22 +136,33 @@ impl Product<'_> {
 
     fn run_from(&self, pool: &Pool, source: Source, by_position: bool, out: &mut [f32]) {
         let cut = self.cut(pool, by_position);
-        let ranges = self.blocks().div_ceil(cut.blocks_per_task);
-        let chunks = cut.tiles.div_ceil(cut.tiles_per_task);
         let out = Disjoint::new(out);
         scratch::with(self.depth, |zeros| {
             zeros.fill(0.0);
-            let zeros = &*zeros;
-            // A range of columns is the outermost loop: its weights stay in the cache.
-            pool.run(self.groups * ranges * chunks, &|task| {
-                let (group, rest) = (task / (ranges * chunks), task % (ranges * chunks));
-                let first = rest / chunks * cut.blocks_per_task;
-                let blocks = first..self.blocks().min(first + cut.blocks_per_task);
-                let tile = rest % chunks * cut.tiles_per_task;
-                let tiles = tile..cut.tiles.min(tile + cut.tiles_per_task);
-                let work = Work { product: self, pool, source, cut: &cut, zeros, out: &out, group, blocks };
-                TABLE.with_borrow_mut(|table| tiles.for_each(|tile| work.tile(tile, table)));
+            let run = Run { product: self, pool, source, cut: &cut, zeros, out: &out };
+            match self.weights {
+                Weights::Packed(weights) => run.tasks(Some(weights)),
+                Weights::Made(_) if cut.tiles_per_task >= cut.tiles => run.tasks(None),
+                Weights::Made(make) => self.with_made(pool, make, |weights| run.tasks(Some(weights))),
+            }
+        });
+    }
+
+    /// Makes all blocks of weights.
+    fn with_made(
+        &self,
+        pool: &Pool,
+        make: &(dyn Fn(usize, usize, &mut [f32]) + Sync),
+        f: impl FnOnce(&[f32]),
+    ) {
+        scratch::with(self.groups * self.blocks() * self.block_len, |weights| {
+            let to = Disjoint::new(weights);
+            pool.run(self.groups * self.blocks(), &|index| {
+                // SAFETY: every block is a part of its own.
+                let to = unsafe { to.part(index * self.block_len, self.block_len) };
+                make(index / self.blocks(), index % self.blocks(), to);
             });
+            f(weights);
         });
     }
 
@@ -178,7 +198,8 @@ impl Product<'_> {
             cut.blocks_per_task = cut.blocks_per_task.min(share.max(if blocks <= 8 { 2 } else { 4 }));
         }
         let ranges = blocks.div_ceil(cut.blocks_per_task) * self.groups;
-        cut.tiles_per_task = (tiles * ranges / wanted).clamp(1, tiles.max(1));
+        let chunks = ((wanted + ranges / 2) / ranges.max(1)).max(1);
+        cut.tiles_per_task = tiles.div_ceil(chunks).max(1);
         cut
     }
 
@@ -242,22 +263,65 @@ fn odd_lines(channels: usize) -> usize {
     (channels.div_ceil(BLOCK) | 1) * BLOCK
 }
 
-/// One task: some tiles of a group, a range of its blocks.
-struct Work<'a> {
+/// A product under way: what all its tasks share.
+#[derive(Clone, Copy)]
+struct Run<'a> {
     product: &'a Product<'a>,
     pool: &'a Pool,
     source: Source,
     cut: &'a Cut,
     zeros: &'a [f32],
     out: &'a Disjoint<'a, f32>,
+}
+
+impl Run<'_> {
+    /// Runs all tasks over these weights, or over those that each task makes.
+    fn tasks(&self, weights: Option<&[f32]>) {
+        let (product, cut) = (self.product, self.cut);
+        let ranges = product.blocks().div_ceil(cut.blocks_per_task);
+        let chunks = cut.tiles.div_ceil(cut.tiles_per_task);
+        // A range of columns is the outermost loop: its weights stay in the cache.
+        self.pool.run(product.groups * ranges * chunks, &|task| {
+            let (group, rest) = (task / (ranges * chunks), task % (ranges * chunks));
+            let first = rest / chunks * cut.blocks_per_task;
+            let blocks = first..product.blocks().min(first + cut.blocks_per_task);
+            let tile = rest % chunks * cut.tiles_per_task;
+            let tiles = tile..cut.tiles.min(tile + cut.tiles_per_task);
+            match (weights, product.weights) {
+                (Some(weights), _) => {
+                    let weights = &weights[(group * product.blocks() + first) * product.block_len..];
+                    Work { run: *self, group, blocks, weights }.tiles(tiles);
+                }
+                (None, Weights::Made(make)) => scratch::with(blocks.len() * product.block_len, |weights| {
+                    for (block, to) in blocks.clone().zip(weights.chunks_exact_mut(product.block_len.max(1)))
+                    {
+                        make(group, block, to);
+                    }
+                    Work { run: *self, group, blocks: blocks.clone(), weights }.tiles(tiles);
+                }),
+                (None, Weights::Packed(_)) => unreachable!("packed weights are passed on"),
+            }
+        });
+    }
+}
+
+/// One task: some tiles of a group, a range of its blocks and their weights.
+struct Work<'a> {
+    run: Run<'a>,
     group: usize,
     blocks: std::ops::Range<usize>,
+    /// From the first block of the range.
+    weights: &'a [f32],
 }
 
 impl Work<'_> {
+    fn tiles(&self, tiles: std::ops::Range<usize>) {
+        TABLE.with_borrow_mut(|table| tiles.for_each(|tile| self.tile(tile, table)));
+    }
+
     fn tile(&self, tile: usize, table: &mut Table) {
-        let Some(targets) = self.product.targets(self.cut, tile) else { return };
-        if self.cut.flat {
+        let Some(targets) = self.run.product.targets(self.run.cut, tile) else { return };
+        if self.run.cut.flat {
             self.fill_flat(&targets, table);
         } else {
             self.fill(&targets, table);
@@ -268,11 +332,11 @@ impl Work<'_> {
 
     /// The same for a plain matrix product.
     fn fill_flat(&self, targets: &Targets<'_>, table: &mut Table) {
-        let (product, channels) = (self.product, self.product.columns * self.product.groups);
+        let (product, channels) = (self.run.product, self.run.product.columns * self.run.product.groups);
         let rows = targets.first..targets.first + targets.rows;
-        let source = self.source.start.wrapping_add(self.group * product.depth);
+        let source = self.run.source.start.wrapping_add(self.group * product.depth);
         table.pointers.clear();
-        table.pointers.extend(rows.clone().map(|row| source.wrapping_add(row * self.source.pixel)));
+        table.pointers.extend(rows.clone().map(|row| source.wrapping_add(row * self.run.source.pixel)));
         table.outs.clear();
         table.outs.extend(rows.map(|row| row * channels + self.group * product.columns));
         table.offsets.clear();
@@ -281,7 +345,7 @@ impl Work<'_> {
 
     /// Notes where the rows of the tile lie under each tap, and where they go.
     fn fill(&self, targets: &Targets<'_>, table: &mut Table) {
-        let (class, source, product) = (targets.class, &self.source, self.product);
+        let (class, source, product) = (targets.class, &self.run.source, self.run.product);
         table.pointers.clear();
         table.offsets.clear();
         table.outs.clear();
@@ -311,7 +375,7 @@ impl Work<'_> {
                 let hit = ((at[0] + tap.row) as usize) < source.height
                     && ((at[1] + tap.column) as usize) < source.width;
                 any |= hit;
-                table.pointers.push(if hit { base.wrapping_offset(offset) } else { self.zeros.as_ptr() });
+                table.pointers.push(if hit { base.wrapping_offset(offset) } else { self.run.zeros.as_ptr() });
             }
             if any {
                 table.offsets.push(tap.tap * product.depth * BLOCK);
@@ -323,11 +387,11 @@ impl Work<'_> {
 
     /// Calls the kernels over the range of columns.
     fn multiply(&self, rows: usize, table: &Table) {
-        let product = self.product;
+        let product = self.run.product;
         let mut block = self.blocks.start;
         while block < self.blocks.end {
-            let (kernel, taken) = tile_for(self.pool.isa(), rows, self.blocks.end - block);
-            let weights = &product.weights[(self.group * product.blocks() + block) * product.block_len..];
+            let (kernel, taken) = tile_for(self.run.pool.isa(), rows, self.blocks.end - block);
+            let weights = &self.weights[(block - self.blocks.start) * product.block_len..];
             let tile = Tile {
                 pointers: table.pointers.as_ptr(),
                 offsets: table.offsets.as_ptr(),
@@ -336,7 +400,7 @@ impl Work<'_> {
                 weights: weights.as_ptr(),
                 block_len: product.block_len,
                 outs: table.outs.as_ptr(),
-                out: self.out.as_mut_ptr().wrapping_add(block * BLOCK),
+                out: self.run.out.as_mut_ptr().wrapping_add(block * BLOCK),
                 columns: (product.columns - block * BLOCK).min(taken * BLOCK),
                 accumulate: product.accumulate,
             };
@@ -349,18 +413,18 @@ impl Work<'_> {
 
     /// Bias, residual and activation, while the tile is in the cache.
     fn finish(&self, table: &Table) {
-        let Epilogue { bias, residual, activation } = self.product.epilogue;
+        let Epilogue { bias, residual, activation } = self.run.product.epilogue;
         if bias.is_none() && residual.is_none() && activation.is_none() {
             return;
         }
         let first = self.blocks.start * BLOCK;
-        let columns = self.product.columns.min(self.blocks.end * BLOCK) - first;
-        let bias = bias.map(|bias| &bias[self.group * self.product.columns + first..][..columns]);
+        let columns = self.run.product.columns.min(self.blocks.end * BLOCK) - first;
+        let bias = bias.map(|bias| &bias[self.group * self.run.product.columns + first..][..columns]);
         for &start in &table.outs {
             let residual = residual.map(|residual| &residual[start + first..][..columns]);
             // SAFETY: this task alone writes these columns of this row.
-            let row = unsafe { self.out.part(start + first, columns) };
-            dispatch!(self.pool.isa(), finish_kernel(row: &mut [f32], bias: Option<&[f32]>, residual: Option<&[f32]>, activation: Option<Activation>));
+            let row = unsafe { self.run.out.part(start + first, columns) };
+            dispatch!(self.run.pool.isa(), finish_kernel(row: &mut [f32], bias: Option<&[f32]>, residual: Option<&[f32]>, activation: Option<Activation>));
         }
     }
 }

@@ -25,7 +25,9 @@ const PANELS: usize = 4;
 const PACKING_PANELS: usize = 3;
 /// Most bytes of the result that a task goes through for every chunk: a quarter of a second-level cache.
 const RESULT_BYTES: usize = 512 << 10;
-/// Fewest pixels of a slice.
+/// Fewest bytes of both maps in a slice.
+const SLICE_BYTES: usize = 512 << 10;
+/// Fewest pixels of a slice where there are few patches.
 const SLICE: usize = 2048;
 
 /// The sum over a whole batch.
@@ -155,8 +157,7 @@ impl WeightGradient<'_> {
     fn cut(&self, pool: &Pool) -> Cut {
         let panels = self.columns.div_ceil(PANEL);
         let patches = (self.class.taps.len() * self.row_tiles(pool.isa())).max(1);
-        let all = self.groups * panels * patches;
-        let slices = if all < 24 { (self.pixels() / SLICE).clamp(1, 8) } else { 1 };
+        let slices = self.slices(self.groups * panels * patches);
         let panels_per_task = panels.div_ceil(panels.div_ceil(PANELS));
         let ranges = panels.div_ceil(panels_per_task);
         let wanted = (pool.threads() * 6).div_ceil(self.groups * ranges * slices);
@@ -164,6 +165,16 @@ impl WeightGradient<'_> {
         let patches_per_task = patches.div_ceil(wanted).max(4.min(patches)).min(most);
         let tasks_per_range = patches.div_ceil(patches_per_task);
         Cut { slices, panels_per_task, ranges, patches_per_task, tasks_per_range }
+    }
+
+    /// Slices of the pixels: where there are few patches, and where the maps are larger than the cache, so that going
+    /// through them once per task would cost more than adding up some small results.
+    fn slices(&self, patches: usize) -> usize {
+        let by_patches = if patches < 24 { (self.pixels() / SLICE).min(8) } else { 1 };
+        let result = self.groups * self.blocks() * self.block_len * 4;
+        let maps = self.pixels() * (self.depth + self.columns) * self.groups * 4;
+        let by_maps = if result <= RESULT_BYTES / 2 { (maps / SLICE_BYTES).min(16) } else { 1 };
+        by_patches.max(by_maps).max(1)
     }
 
     fn task(&self, cut: &Cut, index: usize) -> Task {
