@@ -29,6 +29,7 @@ mod scratch;
 #[cfg(test)]
 mod tests;
 mod weight_gradient;
+mod winograd;
 
 /// Outputs in a block of the weight layout.
 pub const BLOCK: usize = 16;

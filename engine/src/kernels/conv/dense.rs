@@ -11,6 +11,7 @@ use crate::simd::{Isa, Simd, dispatch};
 use super::gather::{Class, Source, Tap};
 use super::product::{Product, Weights};
 use super::weight_gradient::WeightGradient;
+use super::winograd::{self, Winograd};
 use super::{BLOCK, ConvShape, Epilogue, scratch};
 
 /// Whether the columns of a kernel's row count as channels.
@@ -48,6 +49,20 @@ pub fn forward(
             run(source, &[class], shape.kernel[1] * shape.in_channels, y);
         });
     }
+    let target = [shape.out_height(), shape.out_width()];
+    if winograd::pays(shape, target) {
+        let winograd = Winograd {
+            batch: shape.batch,
+            source: input(shape, x),
+            padding: shape.padding,
+            target,
+            channels: shape.in_channels,
+            columns: shape.out_channels,
+            accumulate: false,
+            epilogue: *epilogue,
+        };
+        return winograd.run(pool, weight, y);
+    }
     run(input(shape, x), &Class::forward(shape), shape.group_inputs(), y);
 }
 
@@ -60,6 +75,9 @@ pub fn backward_input(
     dx: &mut [f32],
     accumulate: bool,
 ) {
+    if winograd::pays(shape, [shape.in_height, shape.in_width]) {
+        return winograd_backward_input(pool, shape, dy, weight, dx, accumulate);
+    }
     let mut classes = Class::backward(shape);
     let taps = number_taps(&mut classes);
     let isa = pool.isa();
@@ -77,6 +95,38 @@ pub fn backward_input(
         epilogue: Epilogue::default(),
     };
     product.run(pool, dx);
+}
+
+/// The gradient of the input as a convolution of `dy` with turned and transposed weights.
+fn winograd_backward_input(
+    pool: &Pool,
+    shape: &ConvShape,
+    dy: &[f32],
+    weight: &[f32],
+    dx: &mut [f32],
+    accumulate: bool,
+) {
+    let winograd = Winograd {
+        batch: shape.batch,
+        source: Source::map(dy.as_ptr(), shape.out_height(), shape.out_width(), shape.out_channels),
+        padding: shape.padding.map(|padding| 2 - padding),
+        target: [shape.in_height, shape.in_width],
+        channels: shape.out_channels,
+        columns: shape.in_channels,
+        accumulate,
+        epilogue: Epilogue::default(),
+    };
+    let turned = [8, 7, 6, 5, 4, 3, 2, 1, 0];
+    let len = turned.len() * shape.out_channels * BLOCK;
+    let blocks = shape.in_channels.div_ceil(BLOCK);
+    scratch::with(blocks * len, |transposed| {
+        let (to, isa) = (Disjoint::new(transposed), pool.isa());
+        pool.run(blocks, &|block| {
+            // SAFETY: every block is a part of its own.
+            transpose(isa, shape, weight, &turned, (0, block), unsafe { to.part(block * len, len) });
+        });
+        winograd.run(pool, transposed, dx);
+    });
 }
 
 /// See [`super::backward_weight`].

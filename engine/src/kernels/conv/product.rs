@@ -252,7 +252,7 @@ impl Product<'_> {
 }
 
 /// First and count of part `part` when `all` is divided into `parts` parts that differ by one at most.
-fn share(all: usize, parts: usize, part: usize) -> (usize, usize) {
+pub fn share(all: usize, parts: usize, part: usize) -> (usize, usize) {
     let (base, more) = (all / parts, all % parts);
     (part * base + part.min(more), base + usize::from(part < more))
 }

@@ -1,5 +1,7 @@
 //! Every path of convolution against its definition summed in f64, on odd shapes.
 
+use std::sync::OnceLock;
+
 use models::Activation;
 
 use super::{
@@ -23,6 +25,12 @@ fn numbers(len: usize, seed: u32) -> Vec<f32> {
 
 fn isas() -> impl Iterator<Item = Isa> {
     Isa::ALL.into_iter().filter(|isa| isa.is_available())
+}
+
+/// A pool of two threads per instruction set of this machine.
+fn pools() -> &'static [Pool] {
+    static POOLS: OnceLock<Vec<Pool>> = OnceLock::new();
+    POOLS.get_or_init(|| isas().map(|isa| Pool::with_isa(2, isa)).collect())
 }
 
 /// Arrays of a shape, the weights in the engine's layout with zeros in the filling.
@@ -70,12 +78,16 @@ impl Case {
         [vec![7.0; self.x.len()], vec![7.0; self.weight.len()]]
     }
 
-    fn check(&self, pool: &Pool, epilogue: &Epilogue<'_>, accumulate: bool) {
-        let found = self.fast(pool, epilogue, accumulate);
+    /// Compares all passes under every instruction set.
+    fn check(&self, epilogue: &Epilogue<'_>, accumulate: bool) {
         let expected = self.plain(epilogue, accumulate);
-        for (name, (found, expected)) in ["y", "dx", "dw"].into_iter().zip(found.iter().zip(&expected)) {
-            let what = format!("{name} of {:?}, {}, accumulate {accumulate}", self.shape, pool.isa().name());
-            assert_close(found, expected, &what);
+        for pool in pools() {
+            let found = self.fast(pool, epilogue, accumulate);
+            for (name, (found, expected)) in ["y", "dx", "dw"].into_iter().zip(found.iter().zip(&expected)) {
+                let what =
+                    format!("{name} of {:?}, {}, accumulate {accumulate}", self.shape, pool.isa().name());
+                assert_close(found, expected, &what);
+            }
         }
     }
 }
@@ -132,25 +144,19 @@ fn dense_shapes() -> Vec<ConvShape> {
 
 #[test]
 fn dense_convolution_equals_its_definition() {
-    for isa in isas() {
-        let pool = Pool::with_isa(2, isa);
-        for (index, shape) in dense_shapes().into_iter().enumerate() {
-            Case::new(shape).check(&pool, &Epilogue::default(), index % 2 == 0);
-        }
+    for (index, shape) in dense_shapes().into_iter().enumerate() {
+        Case::new(shape).check(&Epilogue::default(), index % 2 == 0);
     }
 }
 
 #[test]
 fn unequal_axes_are_not_confused() {
-    for isa in isas() {
-        let pool = Pool::with_isa(2, isa);
-        for (kernel, stride, padding) in
-            [([1, 3], [1, 2], [0, 1]), ([3, 1], [2, 1], [1, 0]), ([3, 5], [1, 2], [0, 2])]
-        {
-            for channels in [[3, 20], [20, 18]] {
-                let shape = ConvShape { kernel, stride, padding, ..shape(3, [6, 9], channels, 1, 1, 0) };
-                Case::new(shape).check(&pool, &Epilogue::default(), false);
-            }
+    for (kernel, stride, padding) in
+        [([1, 3], [1, 2], [0, 1]), ([3, 1], [2, 1], [1, 0]), ([3, 5], [1, 2], [0, 2])]
+    {
+        for channels in [[3, 20], [20, 18]] {
+            let shape = ConvShape { kernel, stride, padding, ..shape(3, [6, 9], channels, 1, 1, 0) };
+            Case::new(shape).check(&Epilogue::default(), false);
         }
     }
 }
@@ -167,17 +173,14 @@ fn groups_and_depthwise_equal_their_definition() {
         (72, [72, 72]),
         (4, [4, 8]),
     ];
-    for isa in isas() {
-        let pool = Pool::with_isa(2, isa);
-        for (groups, channels) in channels {
-            for (kernel, padding) in [(1, 0), (3, 1), (5, 2), (3, 0), (7, 3)] {
-                for (stride, map) in
-                    [(1, [1, 1]), (1, [7, 6]), (2, [6, 9]), (2, [2, 2]), (3, [9, 8]), (1, [4, 13])]
-                {
-                    let shape = ConvShape { groups, ..shape(3, map, channels, kernel, stride, padding) };
-                    if fits(&shape) {
-                        Case::new(shape).check(&pool, &Epilogue::default(), stride == 1);
-                    }
+    for (groups, channels) in channels {
+        for (kernel, padding) in [(1, 0), (3, 1), (5, 2), (3, 0), (7, 3)] {
+            for (stride, map) in
+                [(1, [1, 1]), (1, [7, 6]), (2, [6, 9]), (2, [2, 2]), (3, [9, 8]), (1, [4, 13])]
+            {
+                let shape = ConvShape { groups, ..shape(3, map, channels, kernel, stride, padding) };
+                if fits(&shape) {
+                    Case::new(shape).check(&Epilogue::default(), stride == 1);
                 }
             }
         }
@@ -186,31 +189,41 @@ fn groups_and_depthwise_equal_their_definition() {
 
 #[test]
 fn linear_layers_equal_their_definition() {
-    for isa in isas() {
-        let pool = Pool::with_isa(2, isa);
-        for rows in [1, 2, 6, 7, 15, 64] {
-            for (inputs, outputs) in [(1, 1), (33, 10), (64, 64), (40, 130), (300, 48), (20, 200)] {
-                Case::new(ConvShape::linear(rows, inputs, outputs)).check(
-                    &pool,
-                    &Epilogue::default(),
-                    rows % 2 == 0,
-                );
-            }
+    for rows in [1, 2, 6, 7, 15, 64] {
+        for (inputs, outputs) in [(1, 1), (33, 10), (64, 64), (40, 130), (300, 48), (20, 200)] {
+            Case::new(ConvShape::linear(rows, inputs, outputs)).check(&Epilogue::default(), rows % 2 == 0);
         }
     }
 }
 
 #[test]
 fn many_pixels_are_summed_whole() {
-    for isa in isas() {
-        let pool = Pool::with_isa(2, isa);
-        for shape in [
-            shape(3, [41, 37], [3, 8], 3, 1, 1),
-            shape(2, [53, 50], [8, 20], 1, 1, 0),
-            shape(5, [32, 31], [16, 16], 3, 1, 1),
-        ] {
-            Case::new(shape).check(&pool, &Epilogue::default(), false);
-        }
+    for shape in [
+        shape(3, [41, 37], [3, 8], 3, 1, 1),
+        shape(2, [53, 50], [8, 20], 1, 1, 0),
+        shape(5, [32, 31], [16, 16], 3, 1, 1),
+    ] {
+        Case::new(shape).check(&Epilogue::default(), false);
+    }
+}
+
+#[test]
+fn winograd_equals_the_definition() {
+    for (batch, map, channels, padding) in [
+        (4, [8, 8], [32, 40], 1),
+        (3, [15, 18], [40, 33], 1),
+        (2, [18, 16], [48, 32], 2),
+        (2, [16, 20], [32, 32], 0),
+    ] {
+        let shape = shape(batch, map, channels, 3, 1, padding);
+        assert!(super::winograd::pays(&shape, [shape.out_height(), shape.out_width()]), "{shape:?}");
+        assert!(super::winograd::pays(&shape, map), "{shape:?}");
+        let case = Case::new(shape);
+        let residual = numbers(case.dy.len(), 6);
+        case.check(&Epilogue::default(), true);
+        let activation = Some(Activation::Relu);
+        let epilogue = Epilogue { bias: Some(&case.bias), residual: Some(&residual), activation };
+        case.check(&epilogue, false);
     }
 }
 
@@ -226,16 +239,13 @@ fn epilogues_apply_bias_then_residual_then_activation() {
         Some(Activation::HardSigmoid),
         Some(Activation::Sigmoid),
     ];
-    for isa in isas() {
-        let pool = Pool::with_isa(2, isa);
-        for (groups, channels) in [(1, [5, 37]), (2, [6, 38]), (19, [19, 19])] {
-            let case = Case::new(ConvShape { groups, ..shape(2, [5, 6], channels, 3, 1, 1) });
-            let residual = numbers(case.dy.len(), 6);
-            for activation in activations {
-                for bias in [None, Some(&case.bias[..])] {
-                    for residual in [None, Some(&residual[..])] {
-                        case.check(&pool, &Epilogue { bias, residual, activation }, false);
-                    }
+    for (groups, channels) in [(1, [5, 37]), (2, [6, 38]), (19, [19, 19])] {
+        let case = Case::new(ConvShape { groups, ..shape(2, [5, 6], channels, 3, 1, 1) });
+        let residual = numbers(case.dy.len(), 6);
+        for activation in activations {
+            for bias in [None, Some(&case.bias[..])] {
+                for residual in [None, Some(&residual[..])] {
+                    case.check(&Epilogue { bias, residual, activation }, false);
                 }
             }
         }
@@ -247,6 +257,7 @@ fn results_do_not_depend_on_the_thread_count() {
     let grouped = |groups, channels| ConvShape { groups, ..shape(5, [9, 8], channels, 3, 1, 1) };
     let shapes = [
         shape(9, [9, 7], [17, 72], 3, 1, 1),
+        shape(9, [8, 8], [32, 40], 3, 1, 1),
         shape(9, [4, 4], [40, 72], 3, 2, 1),
         shape(7, [40, 40], [3, 16], 3, 2, 1),
         shape(3, [60, 61], [16, 16], 1, 1, 0),
