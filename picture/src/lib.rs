@@ -8,7 +8,7 @@
 //! ```
 //! use picture::{Fit, Picture};
 //! let gray = Picture { width: 4, height: 2, channels: 1, pixels: vec![0, 0, 255, 255, 0, 0, 255, 255] };
-//! assert_eq!(picture::fit(&gray, 2, Fit::Crop, 3), [64, 64, 64, 191, 191, 191, 64, 64, 64, 191, 191, 191]);
+//! assert_eq!(picture::fit(&gray, 2, Fit::Crop, 3), [0, 0, 0, 255, 255, 255, 0, 0, 0, 255, 255, 255]);
 //! ```
 //!
 //! Never here: files and folders, normalization (the graph does that), random changes (see `data`).

@@ -1,7 +1,11 @@
 //! Pixels of one size to pixels of another: bilinear with antialiasing, as Pillow's `resize(BILINEAR)`.
 
 use fast_image_resize as fir;
-use fir::images::{Image, ImageRef};
+use fir::{
+    PixelTrait,
+    images::{TypedImage, TypedImageRef},
+    pixels::{U8, U8x3},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::Picture;
@@ -132,18 +136,29 @@ impl Resizer {
         if region == Region::whole(from) && from == to {
             return out.copy_from_slice(pixels);
         }
-        let kind = if channels == 3 { fir::PixelType::U8x3 } else { fir::PixelType::U8 };
+        let resized = match channels {
+            3 => self.resize_pixels::<U8x3>(pixels, from, region, to, out),
+            _ => self.resize_pixels::<U8>(pixels, from, region, to, out),
+        };
+        assert!(resized.is_ok(), "resize {from:?} {region:?} to {to:?}: {resized:?}");
+    }
+
+    /// One kind of pixels at a time: the library's entry for all kinds compiles some twenty of them.
+    fn resize_pixels<P: PixelTrait>(
+        &mut self,
+        pixels: &[u8],
+        from: Size,
+        region: Region,
+        to: Size,
+        out: &mut [u8],
+    ) -> Result<(), Box<dyn std::error::Error>> {
         let options = fir::ResizeOptions::new()
             .resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::Bilinear))
             .crop(region.left, region.top, region.width, region.height)
             .use_alpha(false);
-        let source = ImageRef::new(from.width as u32, from.height as u32, pixels, kind);
-        let target = Image::from_slice_u8(to.width as u32, to.height as u32, out, kind);
-        let (Ok(source), Ok(mut target)) = (source, target) else {
-            unreachable!("lengths were checked above")
-        };
-        let done = self.0.resize(&source, &mut target, &options);
-        assert!(done.is_ok(), "resize {from:?} {region:?} to {to:?}: {done:?}");
+        let source = TypedImageRef::<P>::from_buffer(from.width as u32, from.height as u32, pixels)?;
+        let mut target = TypedImage::<P>::from_buffer(to.width as u32, to.height as u32, out)?;
+        Ok(self.0.resize_typed(&source, &mut target, &options)?)
     }
 
     /// A picture in the network's size and channels: `[size.height, size.width, channels]`.

@@ -5,6 +5,9 @@
 //!
 //! Never here: downloads, augmentation, the choice of labels.
 
+pub mod cifar;
+pub mod folder;
+pub mod parquet;
 pub mod synth;
 
 use std::path::{Path, PathBuf};
@@ -95,7 +98,8 @@ pub enum Place {
 }
 
 /// All sources. A path belongs to the first that recognizes it.
-pub const SOURCES: &[Source] = &[synth::SOURCE];
+pub const SOURCES: &[Source] =
+    &[synth::SOURCE, cifar::CIFAR10, cifar::CIFAR100, parquet::SOURCE, folder::SOURCE];
 
 /// Reads a data set: a registered name or a path.
 ///
@@ -124,9 +128,15 @@ pub fn find(spec: &str, options: &OpenOptions) -> Result<(String, Found)> {
     }
     let path = [PathBuf::from(spec), options.data_dir.join(spec)].into_iter().find(|path| path.exists());
     match path {
-        Some(path) => Ok((spec.into(), Found::Listed(list(&path, options)?))),
+        Some(path) => Ok((name_of(&path), Found::Listed(list(&path, options)?))),
         None => Err(unknown(spec)),
     }
+}
+
+/// The last part of a path, without what only says where it is or how it is stored.
+fn name_of(path: &Path) -> String {
+    let full = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    full.file_stem().map_or_else(|| full.display().to_string(), |name| name.to_string_lossy().into_owned())
 }
 
 /// Looks for a named source below the data folder, in any layout, and in the data folder in its own.
@@ -227,6 +237,8 @@ mod tests {
     fn an_unknown_name_suggests_the_nearest() {
         let error = open("sinth", &OpenOptions::default()).unwrap_err().to_string();
         assert!(error.contains("did you mean `synth`?"), "{error}");
+        let error = open("cifar", &OpenOptions::default()).unwrap_err().to_string();
+        assert!(error.contains("did you mean `cifar10`?"), "{error}");
         let error = open("no/such/folder", &OpenOptions::default()).unwrap_err().to_string();
         assert!(!error.contains("did you mean") && error.contains("known: synth"), "{error}");
     }
