@@ -27,20 +27,20 @@ pub enum TrainError {
         /// What it was.
         found: String,
     },
+    /// A setting that is none of the known names.
+    #[error("{key}: {reason}")]
+    Name {
+        /// The setting's name.
+        key: String,
+        /// What was found and what is known.
+        reason: String,
+    },
     /// A configuration file that does not parse.
     #[error("{}: {reason}", path.display())]
     ConfigFile {
         /// The file.
         path: PathBuf,
         /// The parser's words, with line and column.
-        reason: String,
-    },
-    /// Data that the method cannot train on.
-    #[error("data `{data}`: {reason}")]
-    Data {
-        /// The data set.
-        data: String,
-        /// What is missing and what to do about it.
         reason: String,
     },
     /// The run's folder exists already.
@@ -98,6 +98,18 @@ pub enum TrainError {
         /// What failed.
         reason: String,
     },
+    /// The data set's own error.
+    #[error(transparent)]
+    Data(#[from] data::DataError),
+    /// An architecture that is not to be had.
+    #[error(transparent)]
+    Zoo(#[from] models::ZooError),
+    /// A manifest that cannot be.
+    #[error(transparent)]
+    Manifest(#[from] models::ManifestError),
+    /// A network's file that could not be read or written.
+    #[error(transparent)]
+    Model(#[from] models::FileError),
     /// The network's own error.
     #[error(transparent)]
     Engine(#[from] engine::EngineError),
@@ -128,7 +140,11 @@ impl TrainError {
 
     /// Whether the user can mend it by another flag or file (exit code 2), rather than a failure of the machine or ours.
     pub fn mendable(&self) -> bool {
-        !matches!(self, Self::File { .. } | Self::Sink { .. } | Self::Tensor(_) | Self::Graph(_))
+        match self {
+            Self::Data(error) => error.is_users(),
+            Self::File { .. } | Self::Sink { .. } | Self::Tensor(_) | Self::Graph(_) => false,
+            _ => true,
+        }
     }
 }
 

@@ -18,7 +18,6 @@ use engine::Net;
 use models::{Graph, GraphError, Weights};
 
 use crate::error::{Result, TrainError};
-use crate::names;
 pub use options::{OptionSpec, Options};
 
 /// A way to train a network.
@@ -185,7 +184,7 @@ pub fn find(name: &str) -> Result<&'static MethodEntry> {
         TrainError::Unknown {
             kind: "method".into(),
             name: name.into(),
-            suggestion: names::suggestion(name, known()),
+            suggestion: models::nearest::suggestion(name, known()),
             known: known().collect::<Vec<_>>().join(", "),
         }
     })

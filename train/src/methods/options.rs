@@ -6,7 +6,6 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use crate::error::{Result, TrainError};
-use crate::names;
 
 /// An option that a method declares.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +40,7 @@ impl Options {
             return Err(TrainError::Unknown {
                 kind: format!("option of method `{method}`"),
                 name: key.clone(),
-                suggestion: names::suggestion(key, known()),
+                suggestion: models::nearest::suggestion(key, known()),
                 known: known().collect::<Vec<_>>().join(", "),
             });
         }
@@ -124,8 +123,8 @@ mod tests {
     #[test]
     fn errors_name_method_option_and_value() {
         let message = |result: Result<()>| result.unwrap_err().to_string();
-        let error = message(options(&[("tua", "0.8")]).map(|_| ()));
-        assert!(error.contains("did you mean `tau`?") && error.contains("fixmatch"), "{error}");
+        let error = message(options(&[("distanse", "kl")]).map(|_| ()));
+        assert!(error.contains("did you mean `distance`?") && error.contains("fixmatch"), "{error}");
         let tau = |value| options(&[("tau", value)]).unwrap().number("tau", 0.0..=1.0).map(|_| ());
         assert!(
             message(tau("1.5"))

@@ -109,7 +109,7 @@ impl Method for FixMatch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::method::tests_of_gradients::{constant, gradient_or_zeros, scalar, var};
+    use crate::methods::tests_of_gradients::{constant, gradient_or_zeros, scalar, var};
     use std::collections::BTreeMap;
 
     fn method(tau: &str) -> FixMatch {

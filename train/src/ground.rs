@@ -1,0 +1,82 @@
+//! What a run stands on: the divided data set and the device. Several trainings of one job share it.
+
+use std::sync::Arc;
+
+use data::{Dataset, OpenOptions, Partition};
+use engine::Runtime;
+use models::{Graph, Task};
+use serde::de::{DeserializeOwned, value::StrDeserializer};
+
+use crate::config::Config;
+use crate::error::{Result, TrainError};
+
+/// Data and device.
+#[derive(Clone, Debug)]
+pub struct Ground {
+    /// The data set, divided by `labels`, `val` and the seed.
+    pub partition: Arc<Partition>,
+    /// Where networks run.
+    pub runtime: Runtime,
+}
+
+impl Ground {
+    /// Opens data and device as the configuration says.
+    ///
+    /// # Errors
+    /// The data set's, the division's or the device's.
+    pub fn open(config: &Config) -> Result<Self> {
+        let runtime = Runtime::new(config.device()?, config.threads)?;
+        let dataset = Arc::new(data::open(&config.data, &open_options(config)?)?);
+        Self::on(dataset, config, runtime)
+    }
+
+    /// Divides a data set that is open already.
+    ///
+    /// # Errors
+    /// The division's.
+    pub fn on(dataset: Arc<Dataset>, config: &Config, runtime: Runtime) -> Result<Self> {
+        let partition = Partition::new(dataset, &config.labels.parse()?, &config.val.parse()?, config.seed)?;
+        Ok(Self { partition: Arc::new(partition), runtime })
+    }
+
+    /// What a network for this data has to do.
+    pub fn task(&self, config: &Config) -> Task {
+        let dataset = &self.partition.dataset;
+        let mut task = Task::new(dataset.classes.len(), dataset.shape.channels, dataset.shape.height);
+        task.width = dataset.shape.width;
+        task.features = config.features;
+        task.with_stem(config.stem)
+    }
+
+    /// The configured architecture for this data.
+    ///
+    /// # Errors
+    /// An unknown architecture; pictures too small for it.
+    pub fn graph(&self, config: &Config) -> Result<Graph> {
+        Ok(models::zoo::build(&config.arch, &self.task(config))?)
+    }
+}
+
+/// How the configuration wants pictures read.
+///
+/// # Errors
+/// An unknown `fit`.
+pub fn open_options(config: &Config) -> Result<OpenOptions> {
+    Ok(OpenOptions {
+        data_dir: config.data_dir.clone(),
+        image_size: config.image_size,
+        fit: named("fit", &config.fit)?,
+        seed: config.seed,
+        threads: config.threads,
+        strict: config.strict,
+        ..OpenOptions::default()
+    })
+}
+
+/// A value by its name in configuration files.
+pub(crate) fn named<T: DeserializeOwned>(key: &str, name: &str) -> Result<T> {
+    // serde's own words say what was found and which names there are.
+    let wrong =
+        |error: serde::de::value::Error| TrainError::Name { key: key.into(), reason: error.to_string() };
+    T::deserialize(StrDeserializer::new(name)).map_err(wrong)
+}
