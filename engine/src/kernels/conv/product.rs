@@ -184,23 +184,28 @@ impl Product<'_> {
             tiles_per_task: tiles.max(1),
             blocks_per_task: blocks.max(1),
         };
-        // Tiles of few rows take four blocks at a time.
-        let least = if self.rows() <= 6 { 4 } else { 2 };
-        cut.blocks_per_task =
-            (WEIGHT_BYTES / (self.block_len.max(1) * 4)).clamp(least, blocks.max(least)).min(blocks.max(1));
-        if threads == 1 || self.macs() < SMALL {
-            return cut;
-        }
+        // Kernels take two blocks at a time, on tiles of few rows four.
+        let step = if self.rows() <= 6 { 4 } else { 2 };
+        let mut ranges = (self.touched_bytes() * blocks).div_ceil(WEIGHT_BYTES);
         let wanted = threads * 6;
-        if tiles * self.groups < wanted {
-            // Few rows: divide the columns, by whole kernels of four blocks.
-            let share = (blocks * tiles * self.groups).div_ceil(wanted).next_multiple_of(4);
-            cut.blocks_per_task = cut.blocks_per_task.min(share.max(if blocks <= 8 { 2 } else { 4 }));
+        let shared = threads > 1 && self.macs() >= SMALL;
+        if shared && tiles * self.groups < wanted {
+            // Few rows: divide the columns.
+            ranges = ranges.max(wanted.div_ceil((tiles * self.groups).max(1)));
+        }
+        cut.blocks_per_task = blocks.div_ceil(ranges.max(1)).next_multiple_of(step).clamp(1, blocks.max(1));
+        if !shared {
+            return cut;
         }
         let ranges = blocks.div_ceil(cut.blocks_per_task) * self.groups;
         let chunks = ((wanted + ranges / 2) / ranges.max(1)).max(1);
         cut.tiles_per_task = tiles.div_ceil(chunks).max(1);
         cut
+    }
+
+    /// Bytes of a block of weights that some target meets.
+    fn touched_bytes(&self) -> usize {
+        self.classes.iter().map(|class| class.taps.len()).sum::<usize>() * self.depth * BLOCK * 4
     }
 
     fn rows(&self) -> usize {
