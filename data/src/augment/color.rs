@@ -165,17 +165,19 @@ fn to_hsv([red, green, blue]: [u8; 3]) -> [u8; 3] {
     } else {
         4.0 + below(green) - below(red)
     };
-    let hue = (sixth / 6.0 + 1.0).rem_euclid(1.0);
+    let turns = sixth / 6.0;
+    let hue = if turns < 0.0 { turns + 1.0 } else { turns };
     [(hue * 255.0) as u8, (range / f32::from(high) * 255.0) as u8, high]
 }
 
 fn from_hsv([hue, saturation, value]: [u8; 3]) -> [u8; 3] {
     let place = f32::from(hue) * 6.0 / 255.0;
-    let (sector, part) = (place.floor(), place - place.floor());
+    let sector = place as u8;
+    let part = place - f32::from(sector);
     let saturation = f32::from(saturation) / 255.0;
-    let level = |share: f32| (f32::from(value) * (1.0 - saturation * share)).round() as u8;
+    let level = |share: f32| (f32::from(value) * (1.0 - saturation * share) + 0.5) as u8;
     let (least, falling, rising) = (level(1.0), level(part), level(1.0 - part));
-    match sector as u32 % 6 {
+    match sector % 6 {
         0 => [value, rising, least],
         1 => [falling, value, least],
         2 => [least, value, rising],
