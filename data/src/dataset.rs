@@ -84,10 +84,10 @@ impl Dataset {
         self.name == crate::sources::synth::NAME
     }
 
-    /// Whether a mirrored picture still shows its class, as far as the source knows: false for digits and letters.
+    /// Whether a mirrored picture still shows its class, as far as class names tell: false where every name is a single
+    /// digit or letter.
     pub fn flips(&self) -> bool {
-        let digits = |name: &String| name.chars().count() == 1;
-        self.classes.len() < 2 || !self.classes.iter().all(digits)
+        !self.classes.iter().all(|name| name.chars().count() == 1)
     }
 
     /// The test part, in order.

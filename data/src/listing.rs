@@ -131,6 +131,7 @@ impl Listing {
             self.split_test(options.seed);
         }
         let Self { classes, train, val, test, mut notes } = self;
+        notes.extend(lossy_note(name, &infos));
         let mut decode = |items| decode(items, shape, options, &mut broken);
         let (train, val, test) = (decode(train), decode(val), decode(test));
         refuse_broken(&broken, options.strict)?;
@@ -291,6 +292,14 @@ fn broken_error(broken: &[Broken], mend: &str) -> DataError {
     DataError::BrokenPictures { count: broken.len(), name, reason, mend: mend.into() }
 }
 
+/// A registered set in lossy pictures is not quite the set that its name promises.
+fn lossy_note(name: &str, infos: &[Info]) -> Option<String> {
+    let lossless = ["cifar10", "cifar100"].contains(&name);
+    let jpeg = infos.iter().any(|info| info.format == "JPEG");
+    (lossless && jpeg)
+        .then(|| format!("{name} (JPEG): accuracies are near, not equal to, those on the lossless pictures"))
+}
+
 /// Names listed before the rest is only counted.
 const NAMED: usize = 5;
 
@@ -303,4 +312,32 @@ fn broken_note(broken: &[Broken]) -> Option<String> {
     let more = broken.len().saturating_sub(NAMED);
     let rest = if more > 0 { format!(", and {more} more") } else { String::new() };
     Some(format!("{} broken picture(s) skipped: {}{rest}", broken.len(), named.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lossless_set_in_jpegs_says_so() {
+        let info = |format| Info { width: 32, height: 32, channels: 3, format };
+        assert!(
+            lossy_note("cifar10", &[info("PNG"), info("JPEG")])
+                .is_some_and(|note| note.contains("cifar10 (JPEG)"))
+        );
+        assert_eq!(lossy_note("cifar10", &[info("decoded")]), None);
+        assert_eq!(lossy_note("holiday", &[info("JPEG")]), None);
+    }
+
+    #[test]
+    fn many_broken_pictures_are_named_in_part_and_counted_in_whole() {
+        let broken: Vec<Broken> =
+            (0..8).map(|n| Broken { name: format!("{n}.jpg"), reason: "truncated".into() }).collect();
+        let note = broken_note(&broken).unwrap();
+        assert!(
+            note.starts_with("8 broken") && note.contains("4.jpg") && note.ends_with("and 3 more"),
+            "{note}"
+        );
+        assert_eq!(broken_note(&[]), None);
+    }
 }

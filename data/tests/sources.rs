@@ -185,7 +185,8 @@ fn strict_refuses_a_broken_picture_by_name() {
 #[test]
 fn plain_binary_columns_int32_labels_and_nulls_are_read() {
     let data = open_path(&fixture("plain.parquet")).unwrap();
-    assert_eq!(data.classes, ["0", "1"]);
+    assert_eq!(data.classes, ["class 0", "class 1"]);
+    assert!(data.flips(), "numbers that stand for names are no digits");
     assert_eq!(data.name, "plain");
     // Seven pictures (one is null), six of them with a label, of which 20 % are the test part.
     assert_eq!((data.train.len(), data.test.len()), (6, 1));

@@ -130,7 +130,7 @@ impl Layout {
         match self.classes {
             classes if names.len() == classes => names,
             10 => CIFAR10_NAMES.map(String::from).to_vec(),
-            classes => (0..classes).map(|class| class.to_string()).collect(),
+            classes => (0..classes).map(|class| format!("class {class}")).collect(),
         }
     }
 }

@@ -78,7 +78,7 @@ fn list(path: &Path, _: &OpenOptions) -> Result<Listing> {
 fn name_classes(path: &Path, listing: &mut Listing, highest: Option<u32>) -> Result<()> {
     let needed = highest.map_or(0, |label| label as usize + 1);
     if listing.classes.is_empty() {
-        listing.classes = (0..needed).map(|class| class.to_string()).collect();
+        listing.classes = (0..needed).map(|class| format!("class {class}")).collect();
     }
     if needed > listing.classes.len() {
         return Err(DataError::Malformed {
