@@ -1,7 +1,7 @@
 //! Vectors of f32 in three widths behind one trait: AVX-512 (16 lanes), AVX2 with FMA (8) and portable (8).
 //!
 //! A kernel is written once as an `#[inline(always)]` function generic over [`Simd`] and instantiated for each
-//! instruction set by [`dispatch!`], which chooses at run time:
+//! instruction set by `dispatch!`, which chooses at run time:
 //!
 //! ```ignore
 //! #[inline(always)]
@@ -68,8 +68,8 @@ impl Isa {
 
 /// A vector of f32.
 ///
-/// The methods of an implementation may run only where its instruction set is available, that is below [`dispatch!`];
-/// nothing outside this crate can name them.
+/// The methods of an implementation may run only where its instruction set is available, that is below `dispatch!`: they
+/// are not `unsafe` because kernels consist of little else. The module is hidden from the crate's users.
 pub trait Simd: Copy {
     /// Numbers in a vector.
     const LANES: usize;

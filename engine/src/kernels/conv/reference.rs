@@ -1,6 +1,6 @@
 //! Convolution as its definition says it, summed in f64: what the fast kernels are compared with.
 //!
-//! Never called outside tests once a shape has a fast kernel.
+//! Compiled for tests alone.
 
 use models::Activation;
 

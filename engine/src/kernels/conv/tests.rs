@@ -203,7 +203,9 @@ fn many_pixels_are_summed_whole() {
         shape(2, [53, 50], [8, 20], 1, 1, 0),
         shape(5, [32, 31], [16, 16], 3, 1, 1),
     ] {
-        Case::new(shape).check(&Epilogue::default(), false);
+        for accumulate in [false, true] {
+            Case::new(shape).check(&Epilogue::default(), accumulate);
+        }
     }
 }
 
