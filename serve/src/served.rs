@@ -16,7 +16,7 @@ use crate::{Engine, EngineName, Result, ServeError};
 pub struct LoadOptions {
     /// The engine; by default `native` for a run or a `model.safetensors`, `ort` for an `.onnx` file.
     pub engine: Option<EngineName>,
-    /// Threads of each worker's engine; 0 means one.
+    /// Threads of each worker's engine; 0 means one. Native engines of more than one thread share these and take turns.
     pub threads: usize,
     /// ONNX Runtime's library, or the folder that holds it; sought if not given.
     pub ort_lib: Option<PathBuf>,
@@ -77,6 +77,7 @@ type MakeEngine = Arc<dyn Fn() -> Result<Box<dyn Engine>> + Send + Sync>;
 pub struct Served {
     card: Card,
     graph: Option<Arc<Graph>>,
+    threads: usize,
     make: MakeEngine,
 }
 
@@ -105,7 +106,7 @@ impl Served {
         card: Card,
         make: impl Fn() -> Result<Box<dyn Engine>> + Send + Sync + 'static,
     ) -> Self {
-        Self { card, graph: None, make: Arc::new(make) }
+        Self { card, graph: None, threads: 1, make: Arc::new(make) }
     }
 
     /// A network in memory on the native engine.
@@ -113,9 +114,10 @@ impl Served {
     /// # Errors
     /// If the weights do not fit the graph.
     pub fn network(graph: &Graph, weights: &Weights, card: Card, threads: usize) -> Result<Self> {
-        let model = Model::new(graph, weights, &Runtime::new(Device::Cpu, threads.max(1))?)?;
+        let threads = threads.max(1);
+        let model = Model::new(graph, weights, &Runtime::new(Device::Cpu, threads)?)?;
         let served = Self::with_engine(card, move || Ok(Box::new(Native(model.clone()))));
-        Ok(Self { graph: Some(Arc::new(graph.clone())), ..served })
+        Ok(Self { graph: Some(Arc::new(graph.clone())), threads, ..served })
     }
 
     /// The network, where it is known: an engine of somebody else may keep it to itself.
@@ -134,6 +136,11 @@ impl Served {
     /// If the engine cannot start.
     pub fn engine(&self) -> Result<Box<dyn Engine>> {
         (self.make)()
+    }
+
+    /// Threads of each engine.
+    pub fn threads(&self) -> usize {
+        self.threads
     }
 
     pub(crate) fn target(&self) -> Target {
@@ -167,12 +174,13 @@ impl Served {
         let bytes: Arc<[u8]> = read(path)?.into();
         let (card, graph) = read_contract(path, &bytes)?;
         let library = find(options.ort_lib.as_deref()).map_err(onnx::OnnxError::NotFound)?;
-        let ort_options = OrtOptions { threads: options.threads.max(1), spinning: false };
+        let threads = options.threads.max(1);
+        let ort_options = OrtOptions { threads, spinning: false };
         let served = Self::with_engine(card, move || {
             let session = OrtSession::open(&library, &bytes, ort_options)?;
             Ok(Box::new(crate::engines::OnnxRuntime::new(session)))
         });
-        Ok(Self { graph: graph.map(Arc::new), ..served })
+        Ok(Self { graph: graph.map(Arc::new), threads, ..served })
     }
 
     #[cfg(not(feature = "ort"))]

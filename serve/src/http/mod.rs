@@ -32,7 +32,7 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// How a server behaves.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
-    /// Threads with an engine each; 0 means one per core.
+    /// Threads with an engine each; 0 means as many as the cores have room for engines of the model's threads.
     pub workers: usize,
     /// Pictures under way at most, those in the engines included; more are refused.
     pub queue: usize,
@@ -63,9 +63,9 @@ impl Default for Options {
 }
 
 impl Options {
-    fn worker_count(&self) -> usize {
+    fn worker_count(&self, served: &Served) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        if self.workers == 0 { cores() } else { self.workers }
+        if self.workers == 0 { (cores() / served.threads()).max(1) } else { self.workers }
     }
 
     fn check(&self) -> Result<()> {
@@ -109,7 +109,7 @@ fn shared(served: Served, options: &Options) -> Result<Shared> {
     options.check()?;
     let served = Arc::new(served);
     Ok(Arc::new(App {
-        workers: Workers::start(&served, options.worker_count(), options.max_batch)?,
+        workers: Workers::start(&served, options.worker_count(&served), options.max_batch)?,
         places: Arc::new(Semaphore::new(options.queue)),
         served,
         options: options.clone(),

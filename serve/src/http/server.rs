@@ -45,7 +45,7 @@ pub async fn bind(served: Served, options: &Options, address: SocketAddr) -> Res
         address,
         model: app.served.card().name.clone(),
         engine: app.served.card().engine.name(),
-        workers: options.worker_count(),
+        workers: options.worker_count(&app.served),
         curl: format!("curl --data-binary @picture.jpg 'http://{address}/v1/classify?top=3'"),
     };
     Ok(Bound { listener, app, info })
@@ -89,7 +89,7 @@ pub fn run(
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         // Decoding is the only blocking work, and more of it at once than cores helps nobody.
-        .max_blocking_threads(options.worker_count().max(2))
+        .max_blocking_threads(std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2)))
         .enable_all()
         .build()
         .map_err(ServeError::io("start the server's threads"))?;
