@@ -246,3 +246,90 @@ fn sum_of_squares(values: &[f32]) -> f64 {
     }
     sums.iter().sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: [f32; 3] = [0.5, -1.25, 2.0];
+    const GRADIENTS: [[f32; 3]; 3] = [[0.1, -0.2, 0.3], [0.05, 0.4, -0.6], [-0.3, 0.25, 0.125]];
+
+    /// Three updates; `clip` as torch's `clip_grad_norm_`. Returns weights, average and moments.
+    fn three_updates(
+        optimizer: Optimizer,
+        lr: f32,
+        weight_decay: f32,
+        clip: f64,
+    ) -> (Vec<f32>, Vec<f32>, Moments) {
+        let pool = Pool::new(2);
+        let pieces = [Piece { offset: 0, len: 3, segment: 0, decays: true }];
+        let (mut theta, mut average, mut moments) = (START.to_vec(), START.to_vec(), Moments::default());
+        for gradient in GRADIENTS {
+            let norm = square_sum(&pool, &pieces, &[true], &gradient).sqrt();
+            let scale = (clip / (norm + 1e-6)).min(1.0) as f32;
+            let rule = Update { optimizer, lr, weight_decay, scale, pieces: &pieces, active: &[true] };
+            update(&pool, &rule, &mut theta, &gradient, &mut moments, Some((&mut average, 0.9)));
+        }
+        (theta, average, moments)
+    }
+
+    fn close(found: &[f32], expected: [f32; 3]) {
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(
+                (found - expected).abs() < 2e-6 * expected.abs().max(1.0),
+                "{found}, expected {expected}"
+            );
+        }
+    }
+
+    // The expected numbers are torch 2.15's: torch.optim.SGD and AdamW on a parameter [0.5, -1.25, 2.0] whose gradient
+    // is set to each of GRADIENTS in turn, and ema = 0.9 ema + 0.1 w after every step.
+
+    #[test]
+    fn nesterov_with_decay_is_torchs() {
+        let sgd = Optimizer::Sgd { momentum: 0.9, nesterov: true };
+        let (theta, average, moments) = three_updates(sgd, 0.1, 0.01, f64::INFINITY);
+        close(&theta, [0.505_163_43, -1.327_137_6, 2.019_702]);
+        close(&average, [0.495_402_3, -1.255_893_7, 1.999_168_9]);
+        close(moments.first.as_ref().unwrap(), [-0.161_018_22, 0.414_327_23, -0.118_111_22]);
+    }
+
+    #[test]
+    fn momentum_without_nesterov_is_torchs() {
+        let sgd = Optimizer::Sgd { momentum: 0.9, nesterov: false };
+        close(&three_updates(sgd, 0.1, 0.0, f64::INFINITY).0, [0.493_4, -1.296_8, 2.020_2]);
+    }
+
+    #[test]
+    fn adamw_is_torchs() {
+        let adam = Optimizer::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
+        let (theta, average, moments) = three_updates(adam, 0.01, 0.1, f64::INFINITY);
+        close(&theta, [0.482_681_27, -1.245_519_5, 1.989_294_6]);
+        close(&average, [0.495_589_58, -1.247_846_1, 1.997_027_9]);
+        close(moments.first.as_ref().unwrap(), [-0.017_4, 0.044_8, -0.017_2]);
+        close(moments.second.as_ref().unwrap(), [1.024_775_2e-4, 2.622_600_6e-4, 4.650_851_2e-4]);
+        assert_eq!(moments.steps, 3);
+    }
+
+    #[test]
+    fn clipping_by_norm_is_torchs() {
+        let sgd = Optimizer::Sgd { momentum: 0.9, nesterov: true };
+        close(&three_updates(sgd, 0.1, 0.01, 0.25).0, [0.503_146_77, -1.260_540_2, 1.956_883_8]);
+    }
+
+    #[test]
+    fn what_is_inactive_stays_and_what_does_not_decay_does_not() {
+        let pieces = [
+            Piece { offset: 0, len: 1, segment: 0, decays: true },
+            Piece { offset: 1, len: 1, segment: 1, decays: false },
+            Piece { offset: 2, len: 1, segment: 2, decays: true },
+        ];
+        let optimizer = Optimizer::Sgd { momentum: 0.0, nesterov: false };
+        let active = [true, true, false];
+        let rule =
+            Update { optimizer, lr: 1.0, weight_decay: 0.5, scale: 1.0, pieces: &pieces, active: &active };
+        let mut theta = vec![1.0, 1.0, 1.0];
+        update(&Pool::new(1), &rule, &mut theta, &[0.0; 3], &mut Moments::default(), None);
+        assert_eq!(theta, [0.5, 1.0, 1.0]);
+    }
+}

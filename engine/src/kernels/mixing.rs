@@ -126,12 +126,17 @@ fn gate_backward_kernel<V: Simd>(x: &[f32], dy: &[f32], dgate: &mut [f32], add: 
     lanes!(V, channels, at => {
         // SAFETY: every row has `channels` elements.
         unsafe {
-            let mut sums = [V::zero(); 2];
-            for position in 0..positions {
-                let row = position * channels;
-                sums[position % 2] = at.load::<V>(x.add(row)).mul_add(at.load(dy.add(row)), sums[position % 2]);
+            let (mut even, mut odd) = (V::zero(), V::zero());
+            for pair in 0..positions / 2 {
+                let row = 2 * pair * channels;
+                even = at.load::<V>(x.add(row)).mul_add(at.load(dy.add(row)), even);
+                odd = at.load::<V>(x.add(row + channels)).mul_add(at.load(dy.add(row + channels)), odd);
             }
-            at.put(sums[0].add(sums[1]), dgate, add);
+            if positions % 2 == 1 {
+                let row = (positions - 1) * channels;
+                even = at.load::<V>(x.add(row)).mul_add(at.load(dy.add(row)), even);
+            }
+            at.put(even.add(odd), dgate, add);
         }
     });
 }
@@ -173,11 +178,15 @@ fn column_kernel<V: Simd>(values: &[f32], sums: &mut [f32]) {
     lanes!(V, channels, at => {
         // SAFETY: every row has `channels` elements.
         unsafe {
-            let mut totals = [V::zero(); 2];
-            for row in 0..rows {
-                totals[row % 2] = totals[row % 2].add(at.load(values.add(row * channels)));
+            let (mut even, mut odd) = (V::zero(), V::zero());
+            for pair in 0..rows / 2 {
+                even = even.add(at.load(values.add(2 * pair * channels)));
+                odd = odd.add(at.load(values.add((2 * pair + 1) * channels)));
             }
-            at.store(totals[0].add(totals[1]), sums);
+            if rows % 2 == 1 {
+                even = even.add(at.load(values.add((rows - 1) * channels)));
+            }
+            at.store(even.add(odd), sums);
         }
     });
 }
@@ -275,4 +284,113 @@ pub fn scale_channels(pool: &Pool, scale: &[f32], dy: &[f32], dx: Target<'_>) {
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::reference::{self, assert_close, isas, ramp};
+
+    #[test]
+    fn sums_and_products_match_the_definition() {
+        for isa in isas() {
+            let pool = Pool::with_isa(2, isa);
+            let (a, b) = (ramp(CHUNK + 13, 2.0), ramp(2 * CHUNK, 1.5)[CHUNK - 13..].to_vec());
+            let mut y = vec![9.0; a.len()];
+            add(&pool, &a, &b, Some(Activation::HardSwish), &mut y);
+            let sum =
+                |(a, b): (&f32, &f32)| reference::activate(Activation::HardSwish, f64::from(a + b)) as f32;
+            let expected: Vec<f32> = a.iter().zip(&b).map(sum).collect();
+            assert_close(&y, &expected, 1e-5, "sum");
+            multiply(&pool, &a, &b, Target { values: &mut y, add: true });
+            let expected: Vec<f32> =
+                expected.iter().zip(a.iter().zip(&b)).map(|(y, (a, b))| y + a * b).collect();
+            assert_close(&y, &expected, 1e-5, "product");
+        }
+    }
+
+    #[test]
+    fn gates_match_the_definition_in_both_directions() {
+        for isa in isas() {
+            let pool = Pool::with_isa(2, isa);
+            for (positions, channels) in [(1, 3), (6, 16), (5, 21), (9, 72)] {
+                let rows = Rows { samples: 3, positions, channels };
+                let (x, dy) = (ramp(rows.len(), 2.0), ramp(rows.len(), 1.0));
+                let gate = ramp(3 * channels, 0.9);
+                let gate_of = |i: usize| i / (positions * channels) * channels + i % channels;
+                let expected: Vec<f32> = x.iter().enumerate().map(|(i, x)| x * gate[gate_of(i)]).collect();
+                let (mut y, mut dgate) = (vec![9.0; x.len()], vec![1.0; gate.len()]);
+                gate_forward(&pool, rows, &x, &gate, Target { values: &mut y, add: false });
+                assert_close(&y, &expected, 1e-6, "gate");
+                let mut expected = vec![1.0; gate.len()];
+                x.iter().zip(&dy).enumerate().for_each(|(i, (x, dy))| expected[gate_of(i)] += x * dy);
+                gate_backward(&pool, rows, &x, &dy, Target { values: &mut dgate, add: true });
+                assert_close(&dgate, &expected, 1e-5, "gradient of the gate");
+            }
+        }
+    }
+
+    #[test]
+    fn column_sums_match_the_definition_whatever_the_thread_count() {
+        for isa in isas() {
+            for (rows, channels) in [(1, 1), (7, 10), (3000, 33), (5, 20_000)] {
+                let values = ramp(rows * channels, 1.0);
+                let sums = |threads| {
+                    let mut work = vec![9.0; column_sums_work(rows, channels)];
+                    let mut sums = vec![0.0; channels];
+                    let pool = Pool::with_isa(threads, isa);
+                    column_sums(&pool, &values, &mut work, Target { values: &mut sums, add: false });
+                    sums
+                };
+                let mut expected = vec![0.0_f64; channels];
+                values.iter().enumerate().for_each(|(i, &value)| expected[i % channels] += f64::from(value));
+                let expected: Vec<f32> = expected.iter().map(|&sum| sum as f32).collect();
+                assert_close(&sums(1), &expected, 1e-4, "sums");
+                assert_eq!(sums(1), sums(3));
+            }
+        }
+    }
+
+    #[test]
+    fn dropout_keeps_the_mean_and_draws_the_same_again() {
+        let pool = Pool::new(2);
+        let (x, stream) = (vec![1.0; 3 * CHUNK], Stream::new(4).with(9));
+        let mut y = vec![9.0; x.len()];
+        dropout(&pool, 0.3, stream, Source::From(&x), Target { values: &mut y, add: false });
+        let mean = y.iter().sum::<f32>() / y.len() as f32;
+        assert!((mean - 1.0).abs() < 0.02, "{mean}");
+        assert!(y.iter().all(|&y| y == 0.0 || (y - 1.0 / 0.7).abs() < 1e-6));
+        let mut again = x.clone();
+        dropout(&Pool::new(1), 0.3, stream, Source::Same, Target { values: &mut again, add: false });
+        assert_eq!(again, y);
+    }
+
+    #[test]
+    fn stochastic_depth_scales_whole_samples() {
+        let mut factors = [9.0; 200];
+        depth_factors(0.25, Stream::new(1), &mut factors);
+        let kept = factors.iter().filter(|&&factor| factor > 0.0).count();
+        assert!((120..180).contains(&kept), "{kept}");
+        assert!(factors.iter().all(|&factor| factor == 0.0 || factor == 1.0 / 0.75));
+        let mut y = [9.0; 6];
+        scale_samples(&Pool::new(2), &[0.0, 2.0], &[1.0; 6], Target { values: &mut y, add: false });
+        assert_eq!(y, [0.0, 0.0, 0.0, 2.0, 2.0, 2.0]);
+    }
+
+    #[test]
+    fn pictures_from_bytes_and_from_floats_are_the_same() {
+        let pool = Pool::new(2);
+        let (scale, shift) = ([2.0, 4.0, 0.5], [-1.0, 0.25, 0.0]);
+        let bytes: Vec<u8> = (0..3 * 1000).map(|i| (i * 37 % 256) as u8).collect();
+        let floats: Vec<f32> = bytes.iter().map(|&byte| f32::from(byte) / 255.0).collect();
+        let table: Vec<f32> =
+            (0..768).map(|i| (i / 3) as f32 / 255.0 * scale[i % 3] + shift[i % 3]).collect();
+        let (mut a, mut b) = (vec![9.0; bytes.len()], vec![9.0; bytes.len()]);
+        look_up(&pool, &bytes, &table, &mut a);
+        affine(&pool, &floats, &scale, &shift, &mut b);
+        assert_close(&a, &b, 1e-6, "pictures");
+        let mut dx = vec![1.0; 3];
+        scale_channels(&pool, &scale, &[1.0, 1.0, 1.0], Target { values: &mut dx, add: true });
+        assert_eq!(dx, [3.0, 5.0, 1.5]);
+    }
 }

@@ -8,7 +8,7 @@ use models::Activation;
 
 use crate::buffer::rounded;
 use crate::kernels::activation::{Function, dispatch_activation, slope_of};
-use crate::kernels::spans::{CHUNK, WIDEST, fill_table, lanes_and_table, period, table_len};
+use crate::kernels::spans::{At, CHUNK, WIDEST, fill_table, lanes_and_table, period, table_len};
 use crate::pool::{Disjoint, Pool};
 use crate::simd::{Simd, dispatch};
 
@@ -157,6 +157,9 @@ fn total(norm: &Norm, partials: &[f32], channel: usize) -> [f64; 2] {
     totals
 }
 
+/// Periods that a sum takes in before it goes back to memory.
+const TOGETHER: usize = 4;
+
 #[inline(always)]
 fn moments_kernel<V: Simd>(z: &[f32], phase: usize, origin: &[f32], sums: &mut [f32]) {
     let period = sums.len() / 2 - WIDEST;
@@ -164,11 +167,29 @@ fn moments_kernel<V: Simd>(z: &[f32], phase: usize, origin: &[f32], sums: &mut [
     let (first, second) = sums.split_at_mut(sums.len() / 2);
     let (first, second) = (first.as_mut_ptr(), second.as_mut_ptr());
     let (len, z, origin) = (z.len(), z.as_ptr(), origin.as_ptr());
-    lanes_and_table!(V, len, phase, period, (at, p) => {
-        // SAFETY: `at` lies within the part; the tables and sums reach a vector beyond the period. Lanes beyond the
-        // part's end hold zero and the origin is not read into them, so they add nothing.
+    let mut done = 0;
+    while phase == 0 && done + TOGETHER * period <= len {
+        for p in (0..period).step_by(V::LANES) {
+            // SAFETY: four periods lie within the part; the tables and sums are longer than a period.
+            unsafe {
+                let origin = V::load(origin.add(p));
+                let (mut sum, mut squares) = (V::load(first.add(p)), V::load(second.add(p)));
+                for row in 0..TOGETHER {
+                    let difference = V::load(z.add(done + row * period + p)).sub(origin);
+                    sum = sum.add(difference);
+                    squares = difference.mul_add(difference, squares);
+                }
+                sum.store(first.add(p));
+                squares.store(second.add(p));
+            }
+        }
+        done += TOGETHER * period;
+    }
+    lanes_and_table!(V, len - done, phase, period, (at, p) => {
+        // SAFETY: `at` lies within the rest of the part; the tables and sums reach a vector beyond the period. Lanes
+        // beyond the part's end hold zero and the origin is not read into them, so they add nothing.
         unsafe {
-            let difference: V = at.load::<V>(z).sub(at.load_at(origin.add(p)));
+            let difference: V = at.load::<V>(z.add(done)).sub(at.load_at(origin.add(p)));
             V::load(first.add(p)).add(difference).store(first.add(p));
             difference.mul_add(difference, V::load(second.add(p))).store(second.add(p));
         }
@@ -386,36 +407,96 @@ fn sums_kernel<V: Simd, F: Function>(part: SumsPart, slope: f32, dy: &mut [f32],
     sums.fill(0.0);
     let (first, second) = sums.split_at_mut(sums.len() / 2);
     let (first, second) = (first.as_mut_ptr(), second.as_mut_ptr());
-    let (len, dy) = (dy.len(), dy.as_mut_ptr());
-    let (slope, factor) = (V::splat(slope), V::splat(part.factor));
-    lanes_and_table!(V, len, part.phase, part.period, (at, p) => {
+    let (len, dy, period) = (dy.len(), dy.as_mut_ptr(), part.period);
+    let slope = V::splat(slope);
+    let mut done = 0;
+    while part.phase == 0 && done + TOGETHER * period <= len {
+        for p in (0..period).step_by(V::LANES) {
+            // SAFETY: `SumsPart`'s promise; four periods lie within the part, and tables and sums are longer than one.
+            unsafe {
+                let numbers = Numbers::<V>::at(&part, p);
+                let (mut sum, mut product) = (V::load(first.add(p)), V::load(second.add(p)));
+                for row in 0..TOGETHER {
+                    let at = At { index: done + row * period + p, count: V::LANES };
+                    let (gradient, centered) = sums_step::<V, F>(&part, &numbers, slope, at, dy);
+                    sum = sum.add(gradient);
+                    product = gradient.mul_add(centered, product);
+                }
+                sum.store(first.add(p));
+                product.store(second.add(p));
+            }
+        }
+        done += TOGETHER * period;
+    }
+    lanes_and_table!(V, len - done, part.phase, period, (rest, p) => {
         // SAFETY: `SumsPart`'s promise; tables and sums reach a vector beyond the period. Lanes beyond the part's end
         // hold a zero gradient, so they add nothing.
         unsafe {
-            let z = at.load::<V>(part.z);
-            let derivative = match part.output {
-                Some(output) => F::derivative_at_value(at.load(output), slope),
-                None => {
-                    let mut x = z.mul_add(V::load(part.a.add(p)), V::load(part.b.add(p))).mul(factor);
-                    if let Some(added) = part.added {
-                        x = x.add(at.load(added));
-                    }
-                    F::derivative(x, slope)
-                }
-            };
-            let gradient = at.load::<V>(dy).mul(derivative);
-            if part.store {
-                at.store(gradient, dy);
-            }
-            if let Some(residual) = part.residual {
-                at.put(gradient, residual, part.add);
-            }
-            let scaled = gradient.mul(factor);
-            V::load(first.add(p)).add(scaled).store(first.add(p));
-            let centered = z.sub(V::load(part.mean.add(p)));
-            scaled.mul_add(centered, V::load(second.add(p))).store(second.add(p));
+            let at = At { index: done + rest.index, count: rest.count };
+            let (gradient, centered) = sums_step::<V, F>(&part, &Numbers::at(&part, p), slope, at, dy);
+            V::load(first.add(p)).add(gradient).store(first.add(p));
+            gradient.mul_add(centered, V::load(second.add(p))).store(second.add(p));
         }
     });
+}
+
+/// The numbers of a vector of channels.
+#[derive(Clone, Copy)]
+struct Numbers<V> {
+    a: V,
+    b: V,
+    mean: V,
+    factor: V,
+}
+
+impl<V: Simd> Numbers<V> {
+    /// # Safety
+    /// [`SumsPart`]'s promise, at a place of its tables.
+    #[inline(always)]
+    unsafe fn at(part: &SumsPart, p: usize) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (a, b, mean) = (V::load(part.a.add(p)), V::load(part.b.add(p)), V::load(part.mean.add(p)));
+            Self { a, b, mean, factor: V::splat(part.factor) }
+        }
+    }
+}
+
+/// One vector of [`sums_kernel`]: stores the gradient behind the activation and hands it on; returns the branch's, and
+/// `z` less its mean.
+///
+/// # Safety
+/// [`SumsPart`]'s promise; `at` lies within the part, and `dy` is the part's.
+#[inline(always)]
+unsafe fn sums_step<V: Simd, F: Function>(
+    part: &SumsPart,
+    numbers: &Numbers<V>,
+    slope: V,
+    at: At,
+    dy: *mut f32,
+) -> (V, V) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let z = at.load::<V>(part.z);
+        let derivative = match part.output {
+            Some(output) => F::derivative_at_value(at.load(output), slope),
+            None => {
+                let mut x = z.mul_add(numbers.a, numbers.b).mul(numbers.factor);
+                if let Some(added) = part.added {
+                    x = x.add(at.load(added));
+                }
+                F::derivative(x, slope)
+            }
+        };
+        let gradient = at.load::<V>(dy).mul(derivative);
+        if part.store {
+            at.store(gradient, dy);
+        }
+        if let Some(residual) = part.residual {
+            at.put(gradient, residual, part.add);
+        }
+        (gradient.mul(numbers.factor), z.sub(numbers.mean))
+    }
 }
 
 /// Gradients of scale and shift, and the tables for [`backward_apply`]. `batch` says whether the statistics were the
@@ -531,4 +612,128 @@ fn apply_kernel<V: Simd>(part: ApplyPart) {
             at.put(gradient.mul_add(V::load(of_gradient.add(p)), rest), part.to, part.add);
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::activation::derives_from_output;
+    use crate::kernels::reference::{self, NormInput, assert_close, isas, ramp};
+
+    const EPS: f32 = 1e-3;
+
+    /// Runs forward and backward and compares all results; `apart` sends the input's gradient to a slice of its own.
+    fn check(pool: &Pool, input: &NormInput<'_>, apart: bool) {
+        let [samples, positions, channels] = input.sizes;
+        let norm = Norm { rows: Rows { samples, positions, channels }, by_sample: input.factors.is_some() };
+        let what = format!("{:?} {:?} {:?} apart {apart}", pool.isa(), input.sizes, input.activation);
+        let expected = reference::norm(input);
+        let (mut saved, mut work) = (vec![9.0; norm.saved_len()], vec![9.0; norm.work_len()]);
+        let (sums, [mean, variance]) = norm.split_work(&mut work);
+        statistics(pool, &norm, input.z, sums, mean, variance);
+        let affine = Affine { mean, variance, eps: EPS, scale: input.scale, shift: input.shift };
+        prepare(&norm, &affine, &mut saved);
+        let after = After { factors: input.factors, residual: input.residual, activation: input.activation };
+        let mut y = vec![9.0; input.z.len()];
+        normalize(pool, &norm, input.z, &saved, &after, &mut y);
+        assert_close(&y, &expected.y, 1e-4, &format!("y {what}"));
+
+        let slope = |activation| match input.residual {
+            Some(_) if derives_from_output(activation) => Slope::Output(&y),
+            residual => Slope::Recomputed { residual },
+        };
+        let activation = input.activation.map(|activation| (activation, slope(activation)));
+        let pass = Backward { z: input.z, saved: &saved, activation, factors: input.factors };
+        let (mut dy, mut dresidual, mut dz) = (input.dy.to_vec(), vec![9.0; y.len()], vec![1.0; y.len()]);
+        let (sums, _) = norm.split_work(&mut work);
+        let target = input.residual.map(|_| Target { values: &mut dresidual, add: false });
+        backward_sums(pool, &norm, &pass, &mut dy, target, sums);
+        let (mut dscale, mut dshift) = (vec![1.0; channels], vec![9.0; channels]);
+        let gradients =
+            [Target { values: &mut dscale, add: true }, Target { values: &mut dshift, add: false }];
+        backward_parameters(&norm, &saved, true, input.scale, Some(gradients), sums);
+        let target = apart.then_some(Target { values: &mut dz, add: true });
+        backward_apply(pool, &norm, &pass, sums, &mut dy, target);
+        dscale.iter_mut().for_each(|value| *value -= 1.0);
+        dz.iter_mut().for_each(|value| *value -= 1.0);
+        assert_close(if apart { &dz } else { &dy }, &expected.dz, 1e-3, &format!("dz {what}"));
+        assert_close(&dscale, &expected.dscale, 1e-3, &format!("dscale {what}"));
+        assert_close(&dshift, &expected.dshift, 1e-3, &format!("dshift {what}"));
+        if input.residual.is_some() {
+            assert_close(&dresidual, &expected.dresidual, 1e-3, &format!("dresidual {what}"));
+        }
+    }
+
+    fn check_sizes(pool: &Pool, sizes: [usize; 3], activation: Option<Activation>) {
+        let len = sizes.iter().product();
+        let z: Vec<f32> =
+            ramp(len, 2.0).iter().enumerate().map(|(i, z)| z + (i % sizes[2]) as f32 * 0.3).collect();
+        let (dy, residual) = (ramp(len, 1.0), ramp(len, 0.7));
+        let scale: Vec<f32> = ramp(sizes[2], 0.5).iter().map(|x| x + 1.0).collect();
+        let shift = ramp(sizes[2], 0.3);
+        let factors: Vec<f32> = (0..sizes[0]).map(|sample| [1.25, 0.0][sample % 2]).collect();
+        for (with_residual, with_factors, apart) in
+            [(false, false, false), (true, false, true), (true, true, false), (false, true, true)]
+        {
+            let input = NormInput {
+                sizes,
+                z: &z,
+                scale: &scale,
+                shift: &shift,
+                eps: EPS,
+                factors: with_factors.then_some(&factors),
+                residual: with_residual.then_some(&residual),
+                activation,
+                dy: &dy,
+            };
+            check(pool, &input, apart);
+        }
+    }
+
+    #[test]
+    fn forward_and_backward_match_the_definition_at_odd_sizes_on_every_instruction_set() {
+        for isa in isas() {
+            let pool = Pool::with_isa(2, isa);
+            for sizes in [[3, 5, 7], [2, 9, 16], [4, 1, 24], [3, 35, 3], [5, 13, 130], [2, 300, 40]] {
+                check_sizes(&pool, sizes, Some(Activation::Relu));
+            }
+            for activation in [None, Some(Activation::Silu), Some(Activation::HardSwish)] {
+                check_sizes(&pool, [3, 11, 24], activation);
+            }
+            for activation in [Activation::Relu6, Activation::LeakyRelu(0.1), Activation::Sigmoid] {
+                check_sizes(&pool, [3, 11, 24], Some(activation));
+            }
+        }
+    }
+
+    #[test]
+    fn sums_do_not_depend_on_the_thread_count() {
+        let norm = Norm { rows: Rows { samples: 8, positions: 400, channels: 24 }, by_sample: false };
+        let z = ramp(norm.rows.len(), 3.0);
+        let run = |threads| {
+            let (mut work, pool) = (vec![0.0; norm.work_len()], Pool::new(threads));
+            let (sums, [mean, variance]) = norm.split_work(&mut work);
+            statistics(&pool, &norm, &z, sums, mean, variance);
+            (mean.to_vec(), variance.to_vec())
+        };
+        assert!(norm.parts() > 3);
+        assert_eq!(run(1), run(2));
+        assert_eq!(run(1), run(3));
+    }
+
+    #[test]
+    fn a_large_mean_costs_the_variance_no_digits() {
+        let norm = Norm { rows: Rows { samples: 4, positions: 100, channels: 5 }, by_sample: false };
+        let z: Vec<f32> = ramp(norm.rows.len(), 0.5).iter().map(|z| z + 1000.0).collect();
+        let mut work = vec![0.0; norm.work_len()];
+        let (sums, [mean, variance]) = norm.split_work(&mut work);
+        statistics(&Pool::new(1), &norm, &z, sums, mean, variance);
+        for channel in 0..5 {
+            let column: Vec<f64> = z[channel..].iter().step_by(5).map(|&z| f64::from(z)).collect();
+            let exact = column.iter().sum::<f64>() / 400.0;
+            let spread = column.iter().map(|z| (z - exact).powi(2)).sum::<f64>() / 400.0;
+            assert!((f64::from(mean[channel]) - exact).abs() < 1e-4);
+            assert!((f64::from(variance[channel]) / spread - 1.0).abs() < 1e-4);
+        }
+    }
 }

@@ -223,11 +223,15 @@ fn mean_kernel<V: Simd>(x: &[f32], y: &mut [f32]) {
     lanes!(V, channels, at => {
         // SAFETY: every row has `channels` elements.
         unsafe {
-            let mut sums = [V::zero(); 2];
-            for position in 0..positions {
-                sums[position % 2] = sums[position % 2].add(at.load(x.add(position * channels)));
+            let (mut even, mut odd) = (V::zero(), V::zero());
+            for pair in 0..positions / 2 {
+                even = even.add(at.load(x.add(2 * pair * channels)));
+                odd = odd.add(at.load(x.add((2 * pair + 1) * channels)));
             }
-            at.store(sums[0].add(sums[1]).mul(share), y);
+            if positions % 2 == 1 {
+                even = even.add(at.load(x.add((positions - 1) * channels)));
+            }
+            at.store(even.add(odd).mul(share), y);
         }
     });
 }
@@ -256,5 +260,119 @@ fn spread_kernel<V: Simd>(dy: &[f32], dx: &mut [f32], add: bool) {
             // SAFETY: both rows have `channels` elements.
             unsafe { at.put(at.load::<V>(dy.as_ptr()).mul(share), to, add) }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::reference::{assert_close, isas, ramp};
+
+    /// Calls `visit(output element, input element)` for every pair that a window joins.
+    fn pairs(shape: &PoolShape, mut visit: impl FnMut(usize, usize)) {
+        let ([out_height, out_width], window) = (shape.out(), shape.window);
+        for picture in 0..shape.batch {
+            for (row, column) in (0..out_height * out_width).map(|i| (i / out_width, i % out_width)) {
+                for (tap_row, tap_column) in (0..window.kernel[0] * window.kernel[1])
+                    .map(|i| (i / window.kernel[1], i % window.kernel[1]))
+                {
+                    let y = (row * window.stride[0] + tap_row) as isize - window.padding[0] as isize;
+                    let x = (column * window.stride[1] + tap_column) as isize - window.padding[1] as isize;
+                    if (0..shape.height as isize).contains(&y) && (0..shape.width as isize).contains(&x) {
+                        for channel in 0..shape.channels {
+                            let out = (picture * out_height + row) * out_width + column;
+                            let input = (picture * shape.height + y as usize) * shape.width + x as usize;
+                            visit(out * shape.channels + channel, input * shape.channels + channel);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn shapes() -> Vec<PoolShape> {
+        let window = |kernel, stride, padding| Pool2d { kernel, stride, padding };
+        let shape = |height, width, channels, window| PoolShape { batch: 2, height, width, channels, window };
+        vec![
+            shape(6, 8, 5, window([2, 2], [2, 2], [0, 0])),
+            shape(9, 7, 16, window([3, 3], [2, 2], [1, 1])),
+            shape(7, 5, 19, window([3, 2], [1, 3], [1, 0])),
+            shape(5, 5, 33, window([5, 5], [1, 1], [2, 2])),
+            shape(4, 4, 3, window([2, 2], [3, 3], [0, 0])),
+        ]
+    }
+
+    #[test]
+    fn largest_values_and_their_gradient_match_the_definition() {
+        for isa in isas() {
+            let pool = Pool::with_isa(2, isa);
+            for shape in shapes() {
+                let x = ramp(shape.batch * shape.in_picture(), 4.0);
+                let outputs = shape.batch * shape.out_picture();
+                let mut best = vec![usize::MAX; outputs];
+                pairs(&shape, |out, input| {
+                    if best[out] == usize::MAX || x[input] > x[best[out]] {
+                        best[out] = input;
+                    }
+                });
+                let (mut y, mut taps) = (vec![9.0; outputs], vec![9.0; outputs]);
+                max_forward(&pool, &shape, &x, &mut y, Some(&mut taps));
+                let expected: Vec<f32> = best.iter().map(|&input| x[input]).collect();
+                assert_eq!(y, expected, "{shape:?}");
+                let dy = ramp(outputs, 1.0);
+                let mut expected = vec![1.0; x.len()];
+                best.iter().zip(&dy).for_each(|(&input, dy)| expected[input] += dy);
+                let mut dx = vec![1.0; x.len()];
+                max_backward(&pool, &shape, &dy, &taps, Target { values: &mut dx, add: true });
+                assert_close(&dx, &expected, 1e-6, &format!("{shape:?}"));
+            }
+        }
+    }
+
+    #[test]
+    fn means_and_their_gradient_match_the_definition() {
+        for isa in isas() {
+            let pool = Pool::with_isa(2, isa);
+            for shape in shapes() {
+                let x = ramp(shape.batch * shape.in_picture(), 4.0);
+                let dy = ramp(shape.batch * shape.out_picture(), 1.0);
+                let area = (shape.window.kernel[0] * shape.window.kernel[1]) as f32;
+                let (mut expected, mut back) = (vec![0.0; dy.len()], vec![0.0; x.len()]);
+                pairs(&shape, |out, input| {
+                    expected[out] += x[input] / area;
+                    back[input] += dy[out] / area;
+                });
+                let (mut y, mut dx) = (vec![9.0; dy.len()], vec![9.0; x.len()]);
+                average_forward(&pool, &shape, &x, &mut y);
+                average_backward(&pool, &shape, &dy, Target { values: &mut dx, add: false });
+                assert_close(&y, &expected, 1e-5, &format!("{shape:?}"));
+                assert_close(&dx, &back, 1e-5, &format!("{shape:?}"));
+            }
+        }
+    }
+
+    #[test]
+    fn the_mean_over_all_positions_and_its_gradient_match_the_definition() {
+        for isa in isas() {
+            let pool = Pool::with_isa(2, isa);
+            for (positions, channels) in [(1, 5), (4, 16), (7, 35), (49, 3)] {
+                let rows = Rows { samples: 3, positions, channels };
+                let (x, dy) = (ramp(rows.len(), 2.0), ramp(3 * channels, 1.0));
+                let at = |sample: usize, channel: usize| sample * channels + channel;
+                let mut expected = vec![0.0; dy.len()];
+                let mut back = vec![0.5; x.len()];
+                for row in 0..3 * positions {
+                    for channel in 0..channels {
+                        expected[at(row / positions, channel)] += x[at(row, channel)] / positions as f32;
+                        back[at(row, channel)] += dy[at(row / positions, channel)] / positions as f32;
+                    }
+                }
+                let (mut y, mut dx) = (vec![9.0; dy.len()], vec![0.5; x.len()]);
+                global_forward(&pool, rows, &x, &mut y);
+                global_backward(&pool, rows, &dy, Target { values: &mut dx, add: true });
+                assert_close(&y, &expected, 1e-5, "mean");
+                assert_close(&dx, &back, 1e-5, "gradient");
+            }
+        }
     }
 }

@@ -1,0 +1,162 @@
+//! Times a training step (forward, cross-entropy, backward, SGD) on a batch in memory, or inference with `--infer`.
+//!
+//! `cargo run --release -p distill-engine --example step -- --arch resnet18 --size 32 --batch 64 --threads 2`
+#![allow(clippy::print_stdout, clippy::print_stderr)] // an example prints
+
+use std::error::Error;
+use std::time::Instant;
+
+use candle_core::{Device as CandleDevice, Tensor};
+use engine::{BatchNormMode, Device, Fwd, Grad, Images, Model, Net, Optimizer, Runtime, Step};
+use models::{Graph, Stem, Task, formula, zoo};
+
+struct Options {
+    arch: String,
+    size: usize,
+    batch: usize,
+    threads: usize,
+    iterations: usize,
+    classes: usize,
+    small_stem: bool,
+    infer: bool,
+    profile: bool,
+    isa: Option<String>,
+}
+
+fn options() -> Result<Options, Box<dyn Error>> {
+    let mut options = Options {
+        arch: "mobilenet-v3-large".into(),
+        size: 32,
+        batch: 64,
+        threads: 2,
+        iterations: 20,
+        classes: 10,
+        small_stem: false,
+        infer: false,
+        profile: false,
+        isa: None,
+    };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(flag) = arguments.next() {
+        let mut value = || arguments.next().ok_or(format!("{flag} needs a value"));
+        match flag.as_str() {
+            "--arch" => options.arch = value()?,
+            "--size" => options.size = value()?.parse()?,
+            "--batch" => options.batch = value()?.parse()?,
+            "--threads" => options.threads = value()?.parse()?,
+            "--iterations" => options.iterations = value()?.parse()?,
+            "--classes" => options.classes = value()?.parse()?,
+            "--isa" => options.isa = Some(value()?),
+            "--small-stem" => options.small_stem = true,
+            "--infer" => options.infer = true,
+            "--profile" => options.profile = true,
+            other => return Err(format!("unknown option {other}").into()),
+        }
+    }
+    Ok(options)
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let options = options()?;
+    let stem = if options.small_stem { Stem::Small } else { Stem::Imagenet };
+    let task = Task::new(options.classes, 3, options.size).with_stem(stem);
+    let graph = zoo::build(&options.arch, &task)?;
+    let runtime = match &options.isa {
+        Some(isa) => Runtime::with_isa(Device::Cpu, options.threads, isa)?,
+        None => Runtime::new(Device::Cpu, options.threads)?,
+    };
+    println!(
+        "{} at {} px, batch {}, {} threads, {}",
+        options.arch,
+        options.size,
+        options.batch,
+        runtime.threads(),
+        runtime.isa()
+    );
+    let pictures =
+        (0..options.batch).flat_map(|index| formula::picture(index, 3, options.size, options.size));
+    let pictures: Vec<u8> = pictures.collect();
+    if options.infer {
+        infer(&options, &graph, &runtime, &pictures)
+    } else {
+        train(&options, graph, &runtime, pictures)
+    }
+}
+
+/// Milliseconds of every iteration, sorted.
+fn timed(
+    iterations: usize,
+    mut work: impl FnMut() -> Result<(), Box<dyn Error>>,
+) -> Result<Vec<f64>, Box<dyn Error>> {
+    let mut times = Vec::with_capacity(iterations);
+    for _ in 0..iterations {
+        let start = Instant::now();
+        work()?;
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times)
+}
+
+fn report(batch: usize, times: &[f64]) {
+    let (best, median) = (times[0], times[times.len() / 2]);
+    println!("median {median:.3} ms ({:.1} pictures/s), best {best:.3} ms", batch as f64 / median * 1e3);
+}
+
+fn train(
+    options: &Options,
+    graph: Graph,
+    runtime: &Runtime,
+    pictures: Vec<u8>,
+) -> Result<(), Box<dyn Error>> {
+    let net = Net::new(graph, runtime, 0)?;
+    let shape = (options.batch, options.size, options.size, 3);
+    let images = Tensor::from_vec(pictures, shape, &CandleDevice::Cpu)?;
+    let labels: Vec<u32> = (0..options.batch).map(|index| (index % options.classes) as u32).collect();
+    let labels = Tensor::from_vec(labels, options.batch, &CandleDevice::Cpu)?;
+    let mut step = 0;
+    let mut work = || -> Result<(), Box<dyn Error>> {
+        step += 1;
+        let bn = BatchNormMode::Train { update: true };
+        let outputs =
+            net.forward(&images, Fwd { grad: Grad::Params, bn, want: &["logits"], step, pass: 0 })?;
+        candle_nn::loss::cross_entropy(outputs.get("logits")?, &labels)?.backward()?;
+        net.update(&Step {
+            optimizer: Optimizer::Sgd { momentum: 0.9, nesterov: true },
+            lr: 0.01,
+            weight_decay: 5e-4,
+            grad_scale: 1.0,
+            clip_norm: None,
+            ema: None,
+        })?;
+        Ok(())
+    };
+    timed(options, 3, &mut work)?;
+    if options.profile {
+        net.start_profile();
+    }
+    let times = timed(options, options.iterations, &mut work)?;
+    report(options.batch, &times);
+    let each = 1e3 / options.iterations as f64;
+    for (kind, [forward, backward]) in net.profile() {
+        println!("{kind:>18}  forward {:8.3} ms  backward {:8.3} ms", forward * each, backward * each);
+    }
+    Ok(())
+}
+
+fn infer(options: &Options, graph: &Graph, runtime: &Runtime, pictures: &[u8]) -> Result<(), Box<dyn Error>> {
+    let mut model = Model::new(graph, &formula::weights(graph, 1.0), runtime)?;
+    let mut work = || -> Result<(), Box<dyn Error>> {
+        model.run(Images::U8(pictures))?;
+        Ok(())
+    };
+    timed(options, 5, &mut work)?;
+    let times = timed(options, options.iterations, &mut work)?;
+    report(options.batch, &times);
+    if options.profile {
+        for (kind, seconds) in model.profile(Images::U8(pictures), options.iterations)? {
+            println!("{kind:>18}  {:8.4} ms", seconds * 1e3 / options.iterations as f64);
+        }
+    }
+    Ok(())
+}
