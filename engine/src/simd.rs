@@ -590,10 +590,11 @@ pub fn sigmoid<V: Simd>(x: V) -> V {
 #[inline(always)]
 pub fn activate<V: Simd>(activation: models::Activation, x: V) -> V {
     use models::Activation as A;
-    let relu6 = |x: V| x.max(V::zero()).min(V::splat(6.0));
+    // The operands stand so that what is not a number stays so: a broken network must not look sound.
+    let relu6 = |x: V| V::splat(6.0).min(V::zero().max(x));
     let three = V::splat(3.0);
     match activation {
-        A::Relu => x.max(V::zero()),
+        A::Relu => V::zero().max(x),
         A::Relu6 => relu6(x),
         A::LeakyRelu(slope) => x.if_greater(V::zero(), x, x.mul(V::splat(slope))),
         A::Silu => x.mul(sigmoid(x)),
@@ -759,6 +760,19 @@ mod tests {
                 let exact = f64::from(*x).exp();
                 let error = (f64::from(*found) - exact).abs() / exact;
                 assert!(error < 2.0 * f64::from(f32::EPSILON), "{} exp({x}) = {found}", isa.name());
+            }
+        }
+    }
+
+    #[test]
+    fn activations_keep_what_is_not_a_number() {
+        use models::Activation as A;
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+            for activation in [A::Relu, A::Relu6, A::LeakyRelu(0.1), A::HardSwish, A::HardSigmoid] {
+                let mut x = [f32::NAN; 19];
+                let slice = &mut x[..];
+                dispatch!(isa, activate_kernel(activation: models::Activation, slice: &mut [f32]));
+                assert!(x.iter().all(|x| x.is_nan()), "{activation:?} {}", isa.name());
             }
         }
     }

@@ -329,7 +329,7 @@ fn distribution(graph: &Graph, parameter: &Parameter) -> Distribution {
 
 #[cfg(test)]
 mod tests {
-    use models::{BatchNorm, Conv2d, Init, Linear};
+    use models::{BatchNorm, Conv2d, Init, Linear, Task, formula, zoo};
 
     use super::*;
 
@@ -354,6 +354,21 @@ mod tests {
         table.pack(&weights, &mut theta, &mut statistics);
         assert_eq!(table.unpack(&theta, &statistics), weights);
         assert!(table.segments.iter().all(|segment| segment.offset % 16 == 0));
+    }
+
+    #[test]
+    fn every_family_of_the_zoo_packs_and_unpacks_to_the_same_values() {
+        for name in
+            ["small-cnn-3", "resnet18", "resnet50", "mobilenet-v3-small", "efficientnet-b0", "wrn-10-2"]
+        {
+            let graph = zoo::build(name, &Task::new(10, 3, 48)).unwrap();
+            let table = Table::new(&graph, &FlatOrders::of(&graph));
+            let weights = formula::weights(&graph, 1.0);
+            let (mut theta, mut statistics) =
+                (vec![0.0; table.theta_length], vec![0.0; table.statistics_length]);
+            table.pack(&weights, &mut theta, &mut statistics);
+            assert!(table.unpack(&theta, &statistics) == weights, "{name}");
+        }
     }
 
     #[test]

@@ -1,11 +1,15 @@
 //! The backward pass.
 
+use models::Activation;
+
 use super::{Run, Timings, Values, timed};
 use crate::kernels::activation::{self, Kept, derives_from_output};
-use crate::kernels::norm::{self, Backward, Slope, Target};
+use crate::kernels::norm::{self, Backward, Rows, Slope, Target};
 use crate::kernels::spans::Source;
 use crate::kernels::{conv, mixing, pooling};
-use crate::plan::{BackwardStep, ConvStep, GradientRef, Kind, NormStep, ParameterRef, norm_slope_value};
+use crate::plan::{
+    BackwardStep, ConvStep, GradientRef, Kind, NormStep, ParameterRef, ValueId, norm_slope_value,
+};
 
 /// Where backward leaves its results.
 pub(crate) struct Gradients<'a> {
@@ -60,199 +64,230 @@ fn seed(run: &Run<'_>, values: &Values<'_>, joint: &[f32]) {
     }
 }
 
-/// # Safety
-/// As [`Values::write`].
-unsafe fn target<'a>(values: &Values<'a>, gradient: GradientRef) -> Target<'a> {
-    // SAFETY: the caller's promise.
-    Target { values: unsafe { values.write(gradient.value) }, add: gradient.add }
-}
-
 fn run_step(run: &Run<'_>, values: &Values<'_>, step: &BackwardStep, gradients: &mut Gradients<'_>) {
-    let pool = run.pool;
-    let [first, second] = step.dx;
+    let pass = Pass { run, values, step };
     // SAFETY: a step reads what forward kept and writes gradients, which the planner keeps apart but for the in-place
     // pair, which is handled as one slice.
     unsafe {
-        let target = |gradient: GradientRef| target(values, gradient);
         match &run.plan.steps[step.step].kind {
-            Kind::Input { scale, .. } => {
-                if let Some(images) = gradients.images.as_deref_mut() {
-                    let dx = Target { values: images, add: false };
-                    mixing::scale_channels(pool, scale, values.read(step.dy), dx);
+            Kind::Input { scale, .. } => pass.input(scale, gradients),
+            Kind::Conv(conv) => pass.conv(conv, gradients),
+            Kind::Norm(norm) => pass.norm(norm, gradients),
+            Kind::Gate { rows, x, gate, .. } => pass.gate(*rows, *x, *gate),
+            Kind::Product { a, b, .. } => pass.product(*a, *b),
+            Kind::Sum { y, activation, .. } => pass.sum(*y, *activation),
+            other => {
+                if let Some(dx) = step.dx[0] {
+                    pass.unary(other, dx);
                 }
             }
-            Kind::Affine { scale, .. } => {
-                if let Some(dx) = first {
-                    mixing::scale_channels(pool, scale, values.read(step.dy), target(dx));
-                }
-            }
-            Kind::Conv(conv) => run_conv(run, values, conv, step, gradients),
-            Kind::Norm(norm) => run_norm(run, values, norm, step, gradients),
-            // Folded weights take no gradient; such plans have no backward.
-            Kind::Folded { .. } => {}
-            Kind::Activation { x, y, activation } => {
-                let Some(dx) = first else { return };
-                let kept = if derives_from_output(*activation) {
-                    Kept::Output(values.read(*y))
-                } else {
-                    Kept::Input(values.read(*x))
-                };
+        }
+    }
+}
+
+/// One backward step with what it reads.
+#[derive(Clone, Copy)]
+struct Pass<'a> {
+    run: &'a Run<'a>,
+    values: &'a Values<'a>,
+    step: &'a BackwardStep,
+}
+
+/// All methods are unsafe for the reason that [`Values::read`] and [`Values::write`] are; [`run_step`] says why they
+/// may be called.
+impl<'a> Pass<'a> {
+    unsafe fn dy(&self) -> &'a [f32] {
+        // SAFETY: the caller's promise.
+        unsafe { self.values.read(self.step.dy) }
+    }
+
+    unsafe fn target(&self, gradient: GradientRef) -> Target<'a> {
+        // SAFETY: the caller's promise.
+        Target { values: unsafe { self.values.write(gradient.value) }, add: gradient.add }
+    }
+
+    /// The result's gradient as the source of an elementwise step that may run in place.
+    unsafe fn source(&self, dx: GradientRef) -> Source<'a> {
+        if self.values.same_place(self.step.dy, dx.value) {
+            return Source::Same;
+        }
+        // SAFETY: the caller's promise.
+        Source::From(unsafe { self.dy() })
+    }
+
+    unsafe fn input(&self, scale: &[f32], gradients: &mut Gradients<'_>) {
+        if let Some(images) = gradients.images.as_deref_mut() {
+            // SAFETY: the caller's promise.
+            let dy = unsafe { self.dy() };
+            mixing::scale_channels(self.run.pool, scale, dy, Target { values: images, add: false });
+        }
+    }
+
+    unsafe fn conv(&self, conv: &ConvStep, gradients: &mut Gradients<'_>) {
+        let pool = self.run.pool;
+        // SAFETY: the caller's promise.
+        unsafe {
+            if let Some(activation) = conv.activation {
+                let kept = Kept::Output(self.values.read(conv.y));
                 activation::backward(
                     pool,
-                    *activation,
+                    activation,
                     kept,
-                    source(values, step, dx),
-                    target(dx).values,
-                    dx.add,
+                    Source::Same,
+                    self.values.write(self.step.dy),
+                    false,
                 );
             }
-            Kind::MaxPool { shape, taps, .. } => {
-                if let (Some(dx), Some(taps)) = (first, taps) {
-                    pooling::max_backward(pool, shape, values.read(step.dy), values.read(*taps), target(dx));
-                }
+            let dy = self.dy();
+            if let (true, Some(bias), Some(work)) = (self.step.parameters, conv.bias, self.step.work) {
+                mixing::column_sums(pool, dy, self.values.write(work), gradients.target(bias));
             }
-            Kind::AvgPool { shape, .. } => {
-                if let Some(dx) = first {
-                    pooling::average_backward(pool, shape, values.read(step.dy), target(dx));
-                }
+            if self.step.parameters {
+                let Target { values: dw, add } = gradients.target(conv.weight);
+                conv::backward_weight(pool, &conv.shape, self.values.read(conv.x), dy, dw, add);
             }
-            Kind::GlobalAvgPool { rows, .. } => {
-                if let Some(dx) = first {
-                    pooling::global_backward(pool, *rows, values.read(step.dy), target(dx));
-                }
-            }
-            Kind::Gate { rows, x, gate, .. } => {
-                let dy = values.read(step.dy);
-                if let Some(dgate) = second {
-                    mixing::gate_backward(pool, *rows, values.read(*x), dy, target(dgate));
-                }
-                if let Some(dx) = first {
-                    mixing::gate_forward(pool, *rows, dy, values.read(*gate), target(dx));
-                }
-            }
-            Kind::Product { a, b, .. } => {
-                let dy = values.read(step.dy);
-                if let Some(da) = first {
-                    mixing::multiply(pool, dy, values.read(*b), target(da));
-                }
-                if let Some(db) = second {
-                    mixing::multiply(pool, dy, values.read(*a), target(db));
-                }
-            }
-            Kind::Sum { y, activation, .. } => {
-                if let Some(activation) = activation {
-                    let dy = values.write(step.dy);
-                    activation::backward(
-                        pool,
-                        *activation,
-                        Kept::Output(values.read(*y)),
-                        Source::Same,
-                        dy,
-                        false,
-                    );
-                }
-                for gradient in step.dx.into_iter().flatten() {
-                    mixing::pass_on(pool, values.read(step.dy), target(gradient));
-                }
-            }
-            Kind::Dropout { p, node, .. } => {
-                let Some(dx) = first else { return };
-                let stream = run.draws.with(node.index() as u64);
-                mixing::dropout(pool, *p, stream, source(values, step, dx), target(dx));
-            }
-            Kind::Depth { depth, .. } => {
-                if let Some(dx) = first {
-                    let factors = values.read(depth.factors);
-                    mixing::scale_samples(pool, factors, values.read(step.dy), target(dx));
-                }
-            }
-            Kind::Transpose { order, .. } => {
-                let Some(dx) = first else { return };
-                let mut ordered = vec![0.0; values.read(step.dy).len()];
-                order.to_engine(values.read(step.dy), &mut ordered);
-                mixing::pass_on(pool, &ordered, target(dx));
+            if let Some(dx) = self.step.dx[0] {
+                let weight = conv.weight.place.of(self.run.parameters);
+                conv::backward_input(pool, &conv.shape, dy, weight, self.values.write(dx.value), dx.add);
             }
         }
     }
-}
 
-/// The result's gradient as the source of an elementwise step that may run in place.
-///
-/// # Safety
-/// As [`Values::read`].
-unsafe fn source<'a>(values: &Values<'a>, step: &BackwardStep, dx: GradientRef) -> Source<'a> {
-    if values.same_place(step.dy, dx.value) {
-        return Source::Same;
-    }
-    // SAFETY: the caller's promise.
-    Source::From(unsafe { values.read(step.dy) })
-}
-
-/// # Safety
-/// As [`Values::read`].
-unsafe fn run_conv(
-    run: &Run<'_>,
-    values: &Values<'_>,
-    conv: &ConvStep,
-    step: &BackwardStep,
-    gradients: &mut Gradients<'_>,
-) {
-    let pool = run.pool;
-    // SAFETY: the caller's promise.
-    unsafe {
-        if let Some(activation) = conv.activation {
-            let kept = Kept::Output(values.read(conv.y));
-            activation::backward(pool, activation, kept, Source::Same, values.write(step.dy), false);
-        }
-        let dy = values.read(step.dy);
-        if let (true, Some(bias), Some(work)) = (step.parameters, conv.bias, step.work) {
-            mixing::column_sums(pool, dy, values.write(work), gradients.target(bias));
-        }
-        if step.parameters {
-            let Target { values: dw, add } = gradients.target(conv.weight);
-            conv::backward_weight(pool, &conv.shape, values.read(conv.x), dy, dw, add);
-        }
-        if let Some(dx) = step.dx[0] {
-            let weight = conv.weight.place.of(run.parameters);
-            conv::backward_input(pool, &conv.shape, dy, weight, values.write(dx.value), dx.add);
+    unsafe fn norm(&self, step: &NormStep, gradients: &mut Gradients<'_>) {
+        let ([dz, residual], pool) = (self.step.dx, self.run.pool);
+        let Some(work) = self.step.work else { return };
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (dy, work) = (self.values.write(self.step.dy), self.values.write(work));
+            let (work, _) = step.norm.split_work(work);
+            let pass = self.norm_pass(step);
+            let residual = residual.map(|residual| self.target(residual));
+            norm::backward_sums(pool, &step.norm, &pass, dy, residual, work);
+            let scale = step.scale.place.of(self.run.parameters);
+            let own = self.step.parameters.then(|| gradients.pair(step.scale, step.shift));
+            norm::backward_parameters(&step.norm, pass.saved, step.batch, scale, own, work);
+            let Some(dz) = dz else { return };
+            let apart = (!self.values.same_place(self.step.dy, dz.value)).then(|| self.target(dz));
+            norm::backward_apply(pool, &step.norm, &pass, work, dy, apart);
         }
     }
-}
 
-/// # Safety
-/// As [`Values::read`].
-unsafe fn run_norm(
-    run: &Run<'_>,
-    values: &Values<'_>,
-    step: &NormStep,
-    back: &BackwardStep,
-    gradients: &mut Gradients<'_>,
-) {
-    let [dz, residual] = back.dx;
-    // SAFETY: the caller's promise.
-    unsafe {
-        let Some(work) = back.work else { return };
-        let (dy, work) = (values.write(back.dy), values.write(work));
-        let (work, _) = step.norm.split_work(work);
-        let slope = |activation| match norm_slope_value(step) {
-            Some(value) if derives_from_output(activation) => Slope::Output(values.read(value)),
-            Some(value) => Slope::Recomputed { residual: Some(values.read(value)) },
-            None => Slope::Recomputed { residual: None },
-        };
-        let pass = Backward {
-            z: values.read(step.z),
-            saved: values.read(step.saved),
-            activation: step.activation.map(|activation| (activation, slope(activation))),
-            factors: step.depth.map(|depth| values.read(depth.factors)),
-        };
-        let residual = residual.map(|residual| target(values, residual));
-        norm::backward_sums(run.pool, &step.norm, &pass, dy, residual, work);
-        let scale = step.scale.place.of(run.parameters);
-        let own = back.parameters.then(|| gradients.pair(step.scale, step.shift));
-        norm::backward_parameters(&step.norm, pass.saved, step.batch, scale, own, work);
-        let Some(dz) = dz else { return };
-        let apart = (!values.same_place(back.dy, dz.value)).then(|| target(values, dz));
-        norm::backward_apply(run.pool, &step.norm, &pass, work, dy, apart);
+    /// What forward has kept of a normalization.
+    unsafe fn norm_pass(&self, step: &NormStep) -> Backward<'a> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let slope = |activation| match norm_slope_value(step) {
+                Some(value) if derives_from_output(activation) => Slope::Output(self.values.read(value)),
+                Some(value) => Slope::Recomputed { residual: Some(self.values.read(value)) },
+                None => Slope::Recomputed { residual: None },
+            };
+            Backward {
+                z: self.values.read(step.z),
+                saved: self.values.read(step.saved),
+                activation: step.activation.map(|activation| (activation, slope(activation))),
+                factors: step.depth.map(|depth| self.values.read(depth.factors)),
+            }
+        }
+    }
+
+    unsafe fn gate(&self, rows: Rows, x: ValueId, gate: ValueId) {
+        let ([dx, dgate], pool) = (self.step.dx, self.run.pool);
+        // SAFETY: the caller's promise.
+        unsafe {
+            if let Some(dgate) = dgate {
+                mixing::gate_backward(pool, rows, self.values.read(x), self.dy(), self.target(dgate));
+            }
+            if let Some(dx) = dx {
+                mixing::gate_forward(pool, rows, self.dy(), self.values.read(gate), self.target(dx));
+            }
+        }
+    }
+
+    unsafe fn product(&self, a: ValueId, b: ValueId) {
+        for (gradient, other) in self.step.dx.into_iter().zip([b, a]) {
+            let Some(gradient) = gradient else { continue };
+            // SAFETY: the caller's promise.
+            unsafe {
+                mixing::multiply(self.run.pool, self.dy(), self.values.read(other), self.target(gradient))
+            }
+        }
+    }
+
+    unsafe fn sum(&self, y: ValueId, activation: Option<Activation>) {
+        let pool = self.run.pool;
+        // SAFETY: the caller's promise.
+        unsafe {
+            if let Some(activation) = activation {
+                let kept = Kept::Output(self.values.read(y));
+                activation::backward(
+                    pool,
+                    activation,
+                    kept,
+                    Source::Same,
+                    self.values.write(self.step.dy),
+                    false,
+                );
+            }
+            for gradient in self.step.dx.into_iter().flatten() {
+                mixing::pass_on(pool, self.dy(), self.target(gradient));
+            }
+        }
+    }
+
+    /// Steps of one input and no parameters.
+    unsafe fn unary(&self, kind: &Kind, dx: GradientRef) {
+        let pool = self.run.pool;
+        // SAFETY: the caller's promise.
+        unsafe {
+            match kind {
+                Kind::Affine { scale, .. } => mixing::scale_channels(pool, scale, self.dy(), self.target(dx)),
+                Kind::Activation { x, y, activation } => self.activation(*x, *y, *activation, dx),
+                Kind::MaxPool { shape, taps: Some(taps), .. } => {
+                    pooling::max_backward(pool, shape, self.dy(), self.values.read(*taps), self.target(dx));
+                }
+                Kind::AvgPool { shape, .. } => {
+                    pooling::average_backward(pool, shape, self.dy(), self.target(dx))
+                }
+                Kind::GlobalAvgPool { rows, .. } => {
+                    pooling::global_backward(pool, *rows, self.dy(), self.target(dx));
+                }
+                Kind::Dropout { p, node, .. } => {
+                    let stream = self.run.draws.with(node.index() as u64);
+                    mixing::dropout(pool, *p, stream, self.source(dx), self.target(dx));
+                }
+                Kind::Depth { depth, .. } => {
+                    mixing::scale_samples(pool, self.values.read(depth.factors), self.dy(), self.target(dx));
+                }
+                Kind::Transpose { order, .. } => {
+                    let mut ordered = vec![0.0; self.dy().len()];
+                    order.to_engine(self.dy(), &mut ordered);
+                    mixing::pass_on(pool, &ordered, self.target(dx));
+                }
+                // A pooling whose input needs no gradient noted no places; the others have methods of their own, but
+                // for folded weights, which take no gradient.
+                Kind::MaxPool { taps: None, .. }
+                | Kind::Input { .. }
+                | Kind::Conv(_)
+                | Kind::Norm(_)
+                | Kind::Folded { .. }
+                | Kind::Gate { .. }
+                | Kind::Product { .. }
+                | Kind::Sum { .. } => {}
+            }
+        }
+    }
+
+    unsafe fn activation(&self, x: ValueId, y: ValueId, activation: Activation, dx: GradientRef) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let kept = if derives_from_output(activation) {
+                Kept::Output(self.values.read(y))
+            } else {
+                Kept::Input(self.values.read(x))
+            };
+            let Target { values: dx_values, add } = self.target(dx);
+            activation::backward(self.run.pool, activation, kept, self.source(dx), dx_values, add);
+        }
     }
 }
 

@@ -78,7 +78,6 @@ fn run_step(
     statistics: &mut Statistics<'_>,
 ) {
     let pool = run.pool;
-    let set = |values| Target { values, add: false };
     // SAFETY: a step reads its inputs and writes its result and working memory, which the planner keeps apart.
     unsafe {
         match &step.kind {
@@ -86,9 +85,6 @@ fn run_step(
                 Images::U8(x) => mixing::look_up(pool, x, bytes, values.write(*y)),
                 Images::F32(x) => mixing::affine(pool, x, scale, shift, values.write(*y)),
             },
-            Kind::Affine { x, y, scale, shift } => {
-                mixing::affine(pool, values.read(*x), scale, shift, values.write(*y));
-            }
             Kind::Conv(step) => run_conv(run, values, step),
             Kind::Norm(step) => run_norm(run, values, step, statistics),
             Kind::Folded { norm, x, y, saved, residual, activation } => {
@@ -103,40 +99,53 @@ fn run_step(
                     values.write(*y),
                 );
             }
-            Kind::Activation { x, y, activation } => {
-                activation::forward(pool, *activation, values.read(*x), values.write(*y));
-            }
-            Kind::MaxPool { shape, x, y, taps } => {
-                let taps = taps.map(|taps| values.write(taps));
-                pooling::max_forward(pool, shape, values.read(*x), values.write(*y), taps);
-            }
-            Kind::AvgPool { shape, x, y } => {
-                pooling::average_forward(pool, shape, values.read(*x), values.write(*y));
-            }
-            Kind::GlobalAvgPool { rows, x, y } => {
-                pooling::global_forward(pool, *rows, values.read(*x), values.write(*y));
-            }
-            Kind::Gate { rows, x, gate, y } => {
-                mixing::gate_forward(pool, *rows, values.read(*x), values.read(*gate), set(values.write(*y)));
-            }
-            Kind::Product { a, b, y } => {
-                mixing::multiply(pool, values.read(*a), values.read(*b), set(values.write(*y)));
-            }
-            Kind::Sum { a, b, y, activation } => {
-                mixing::add(pool, values.read(*a), values.read(*b), *activation, values.write(*y));
-            }
-            Kind::Dropout { x, y, p, node } => {
-                let stream = run.draws.with(node.index() as u64);
-                mixing::dropout(pool, *p, stream, Source::From(values.read(*x)), set(values.write(*y)));
-            }
-            Kind::Depth { x, y, depth } => {
-                let factors = values.write(depth.factors);
-                mixing::depth_factors(depth.p, run.draws.with(depth.node.index() as u64), factors);
-                mixing::scale_samples(pool, factors, values.read(*x), set(values.write(*y)));
-            }
-            Kind::Transpose { x, y, order } => order.to_torch(values.read(*x), values.write(*y)),
+            other => run_plain(run, values, other),
         }
     }
+}
+
+/// Steps without parameters.
+///
+/// # Safety
+/// As [`Values::read`].
+unsafe fn run_plain(run: &Run<'_>, values: &Values<'_>, kind: &Kind) {
+    let pool = run.pool;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let [first, second] = kind.inputs().map(|input| input.map(|value| values.read(value)));
+        let Some(x) = first else { return };
+        let y = values.write(kind.result());
+        match (kind, second) {
+            (Kind::Affine { scale, shift, .. }, _) => mixing::affine(pool, x, scale, shift, y),
+            (Kind::Activation { activation, .. }, _) => activation::forward(pool, *activation, x, y),
+            (Kind::MaxPool { shape, taps, .. }, _) => {
+                pooling::max_forward(pool, shape, x, y, taps.map(|taps| values.write(taps)));
+            }
+            (Kind::AvgPool { shape, .. }, _) => pooling::average_forward(pool, shape, x, y),
+            (Kind::GlobalAvgPool { rows, .. }, _) => pooling::global_forward(pool, *rows, x, y),
+            (Kind::Gate { rows, .. }, Some(gate)) => mixing::gate_forward(pool, *rows, x, gate, set(y)),
+            (Kind::Product { .. }, Some(b)) => mixing::multiply(pool, x, b, set(y)),
+            (Kind::Sum { activation, .. }, Some(b)) => mixing::add(pool, x, b, *activation, y),
+            (Kind::Dropout { p, node, .. }, _) => {
+                let stream = run.draws.with(node.index() as u64);
+                mixing::dropout(pool, *p, stream, Source::From(x), set(y));
+            }
+            (Kind::Depth { depth, .. }, _) => {
+                let factors = values.write(depth.factors);
+                mixing::depth_factors(depth.p, run.draws.with(depth.node.index() as u64), factors);
+                mixing::scale_samples(pool, factors, x, set(y));
+            }
+            (Kind::Transpose { order, .. }, _) => order.to_torch(x, y),
+            // Two inputs are always there; the others have functions of their own.
+            (Kind::Gate { .. } | Kind::Product { .. } | Kind::Sum { .. }, None)
+            | (Kind::Input { .. } | Kind::Conv(_) | Kind::Norm(_) | Kind::Folded { .. }, _) => {}
+        }
+    }
+}
+
+/// A result that is written for the first time.
+fn set(values: &mut [f32]) -> Target<'_> {
+    Target { values, add: false }
 }
 
 /// # Safety
