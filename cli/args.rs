@@ -1,0 +1,338 @@
+//! The command line: every subcommand and flag, with its help. Parsing never acts.
+
+use std::path::PathBuf;
+
+use crate::settings::{JobArgs, Settings};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Train, distil, export, serve and measure small image classifiers from few labels.
+///
+/// Without a subcommand it distils: `distill --teacher effnet --student mobilenet`.
+#[derive(Debug, Parser)]
+#[command(name = "distill", version, arg_required_else_help = true, args_conflicts_with_subcommands = true)]
+#[command(
+    after_help = "The first thing to try, with no data at hand:\n  distill --teacher effnet --student mobilenet"
+)]
+pub struct Cli {
+    /// What to do; distillation if none is given.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Flags of distillation.
+    #[command(flatten)]
+    pub distill: DistillArgs,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train one network, with or without unlabeled pictures
+    Train(Box<TrainArgs>),
+    /// Train a teacher, then a small student from its answers on all pictures (the bare form)
+    Distill(Box<DistillArgs>),
+    /// Accuracy of a finished run on a data set
+    Eval(EvalArgs),
+    /// Label pictures
+    Predict(PredictArgs),
+    /// Write a run as ONNX or safetensors, and prove that the file answers as the network did
+    Export(ExportArgs),
+    /// Answer over HTTP
+    Serve(ServeArgs),
+    /// Latency and throughput, against ResNet-18 or any other network
+    Bench(BenchArgs),
+    /// The networks there are; with a name, what one costs
+    Models(ModelsArgs),
+    /// The training and distillation methods there are; with a name, its options
+    Methods(MethodsArgs),
+    /// What a folder or file of pictures holds: classes, counts, sizes, broken files
+    Data(DataArgs),
+    /// What this machine offers: processor kernels, threads, ONNX Runtime, CUDA
+    Doctor(DoctorArgs),
+    /// Completions for a shell, on standard output
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Flags of `train`.
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    /// Settings of this training.
+    #[command(flatten)]
+    pub settings: Settings,
+    /// Network to train, see `distill models`; default mobilenet-v3-large
+    #[arg(long, value_name = "NAME", help_heading = "Network")]
+    pub arch: Option<String>,
+    /// How the run is started and stopped.
+    #[command(flatten)]
+    pub job: JobArgs,
+}
+
+/// Flags of `distill`, with or without the word.
+#[derive(Debug, Args, Default)]
+pub struct DistillArgs {
+    /// Teacher: a network to be trained first, or the folder of a finished run; several, separated by commas, are averaged
+    #[arg(long, value_name = "NAME|RUN", help_heading = "Teacher and student", value_delimiter = ',')]
+    pub teacher: Vec<String>,
+    /// Student: the network to end up with; the teacher's own name makes it self-distillation
+    #[arg(long, value_name = "NAME", help_heading = "Teacher and student")]
+    pub student: Option<String>,
+    /// How the student learns from the teacher, see `distill methods`; default kl
+    #[arg(long, value_name = "NAME", help_heading = "Teacher and student")]
+    pub distillation: Option<String>,
+    /// Option of the distillation, as NAME=VALUE; may be repeated
+    #[arg(long, value_name = "NAME=VALUE", help_heading = "Teacher and student")]
+    pub distillation_set: Vec<String>,
+    /// Softmax temperature of both sides; default 1 (as --distillation-set temperature=T)
+    #[arg(long, value_name = "T", help_heading = "Teacher and student")]
+    pub temperature: Option<f64>,
+    /// Weight of the labels' own cross-entropy, where there are labels; default 0 (as --distillation-set ce=W)
+    #[arg(long, value_name = "W", help_heading = "Teacher and student")]
+    pub ce: Option<f64>,
+    /// Epochs of the teacher's training; default as for --epochs
+    #[arg(long, value_name = "N", help_heading = "Teacher and student")]
+    pub teacher_epochs: Option<f64>,
+    /// Learning rate of the teacher's training; default as for --lr
+    #[arg(long, value_name = "RATE", help_heading = "Teacher and student")]
+    pub teacher_lr: Option<f64>,
+    /// Also train the student on the labels alone, for as many steps, to compare; on by default for synth alone
+    #[arg(long, help_heading = "Teacher and student", overrides_with = "no_baseline")]
+    pub baseline: bool,
+    /// Leave the comparison out
+    #[arg(long, help_heading = "Teacher and student")]
+    pub no_baseline: bool,
+    /// Settings of the trainings.
+    #[command(flatten)]
+    pub settings: Settings,
+    /// How the job is started and stopped.
+    #[command(flatten)]
+    pub job: JobArgs,
+}
+
+/// Flags of `eval`.
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    /// Folder of a finished run, or a model.safetensors
+    #[arg(value_name = "RUN|FILE")]
+    pub model: PathBuf,
+    /// Data set, see `distill train --help`; default the one the run was trained on
+    #[arg(long, value_name = "SOURCE")]
+    pub data: Option<String>,
+    /// Folder in which data sets are sought by name
+    #[arg(long, value_name = "DIR", default_value = "data")]
+    pub data_dir: PathBuf,
+    /// Which pictures
+    #[arg(long, value_enum, default_value_t = EvalPart::Test)]
+    pub part: EvalPart,
+    /// Threads that compute; 0 means one per core
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub threads: usize,
+    /// Print JSON instead of tables
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A part of a data set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EvalPart {
+    /// The training pictures that have labels
+    Train,
+    /// The source's own validation part
+    Val,
+    /// The test part
+    Test,
+}
+
+/// Flags of `predict`.
+#[derive(Debug, Args)]
+pub struct PredictArgs {
+    /// Folder of a finished run, a model.safetensors or an .onnx file that `export` wrote
+    #[arg(value_name = "RUN|FILE")]
+    pub model: PathBuf,
+    /// Pictures: JPEG, PNG, WebP, BMP or GIF
+    #[arg(value_name = "IMAGES", required = true)]
+    pub images: Vec<PathBuf>,
+    /// How many classes to show of each picture
+    #[arg(long, value_name = "K", default_value_t = 5)]
+    pub top: usize,
+    /// Which engine answers: native (default for a run) or ort (ONNX Runtime; default for .onnx)
+    #[arg(long, value_name = "NAME")]
+    pub engine: Option<String>,
+    /// ONNX Runtime's shared library
+    #[arg(long, value_name = "FILE")]
+    pub ort_lib: Option<PathBuf>,
+    /// Threads that compute; 0 means one per core
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub threads: usize,
+    /// Print a JSON array: per picture `path`, `top` (`index`, `label`, `probability`) and `times_us` by stage
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// Folder of a finished run, or a model.safetensors
+    #[arg(value_name = "RUN|FILE")]
+    pub model: PathBuf,
+    /// onnx, or safetensors; default what the extension of --out says, else onnx
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// File to write; default model.onnx (or model.safetensors) in the run's folder
+    #[arg(short, long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Fail unless ONNX Runtime was there and agrees
+    #[arg(long)]
+    pub require_parity: bool,
+    /// ONNX Runtime's shared library; default: ORT_DYLIB_PATH, beside this program, Python's onnxruntime, the system
+    #[arg(long, value_name = "FILE")]
+    pub ort_lib: Option<PathBuf>,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Folder of a finished run, a model.safetensors or an .onnx file that `export` wrote
+    #[arg(value_name = "RUN|FILE")]
+    pub model: PathBuf,
+    /// Address to listen on
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
+    pub addr: String,
+    /// Which engine answers: native (default for a run) or ort (ONNX Runtime; default for .onnx)
+    #[arg(long, value_name = "NAME")]
+    pub engine: Option<String>,
+    /// ONNX Runtime's shared library
+    #[arg(long, value_name = "FILE")]
+    pub ort_lib: Option<PathBuf>,
+    /// Engines that answer side by side; 0 means one per core
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub workers: usize,
+    /// Threads within each engine
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub threads: usize,
+    /// Pictures that may wait for an engine; beyond it requests are turned away with 429
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub queue: usize,
+    /// Most pictures that one engine takes at once, when that many are waiting
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub max_batch: usize,
+    /// Largest request body, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 32)]
+    pub max_body: usize,
+    /// Classes in an answer unless the request says otherwise
+    #[arg(long, value_name = "K", default_value_t = 5)]
+    pub top: usize,
+}
+
+/// Flags of `bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Runs, .onnx files, or names of networks (at random weights)
+    #[arg(value_name = "MODEL", required = true)]
+    pub models: Vec<String>,
+    /// Network to compare with, at the same input and with the imagenet stem; `none` for no comparison
+    #[arg(long, value_name = "NAME", default_value = "resnet18")]
+    pub against: String,
+    /// Side of the pictures in pixels, for networks given by name; default what the network was made for
+    #[arg(long, value_name = "PX")]
+    pub image_size: Option<usize>,
+    /// Channels of the pictures, for networks given by name: 3 for RGB, 1 for gray
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub channels: usize,
+    /// Classes, for networks given by name
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub classes: usize,
+    /// Length of the features layer, for small CNNs given by name
+    #[arg(long, value_name = "N")]
+    pub features: Option<usize>,
+    /// First layers of networks given by name: imagenet or small
+    #[arg(long, value_name = "STEM", default_value = "imagenet")]
+    pub stem: String,
+    /// Engine of runs and files: native or ort (ONNX Runtime); default each one's own
+    #[arg(long, value_name = "NAME")]
+    pub engine: Option<String>,
+    /// Threads of each engine
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub threads: usize,
+    /// Calls that count, for each model, in turns with the others
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub samples: usize,
+    /// Most seconds of measuring for each model; fewer samples are reported as such
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
+    pub seconds: f64,
+    /// Pictures at once where throughput is measured
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub batch_size: usize,
+    /// Leave out the measurement over HTTP
+    #[arg(long)]
+    pub no_http: bool,
+    /// ONNX Runtime's shared library, for .onnx files
+    #[arg(long, value_name = "FILE")]
+    pub ort_lib: Option<PathBuf>,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `models`.
+#[derive(Debug, Args)]
+pub struct ModelsArgs {
+    /// Network to describe
+    pub name: Option<String>,
+    /// Show each node: shape, parameters, multiply-accumulates, activations
+    #[arg(long, requires = "name")]
+    pub cost: bool,
+    /// Side of the pictures in pixels
+    #[arg(long, value_name = "PX", default_value_t = 32)]
+    pub image_size: usize,
+    /// Channels of the pictures: 3 for RGB, 1 for gray
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub channels: usize,
+    /// Number of classes
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub classes: usize,
+    /// First layers: imagenet or small
+    #[arg(long, value_name = "STEM", default_value = "imagenet")]
+    pub stem: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `methods`.
+#[derive(Debug, Args)]
+pub struct MethodsArgs {
+    /// Method to describe
+    pub name: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `data`.
+#[derive(Debug, Args)]
+pub struct DataArgs {
+    /// Folder, file or name of a data set
+    #[arg(value_name = "SOURCE")]
+    pub source: String,
+    /// Folder in which data sets are sought by name
+    #[arg(long, value_name = "DIR", default_value = "data")]
+    pub data_dir: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// ONNX Runtime's shared library
+    #[arg(long, value_name = "FILE")]
+    pub ort_lib: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,97 @@
+//! `distill eval`: accuracy of a finished run on a data set.
+
+use std::path::Path;
+
+use ::data::{Dataset, OpenOptions, Selection};
+use engine::{Device, Model, Runtime};
+use models::Manifest;
+use serde_json::json;
+use train::{Evaluation, evaluate};
+
+use crate::args::{EvalArgs, EvalPart};
+use crate::failure::{Failure, Result};
+use crate::print::{self, Table, percent, thousands};
+
+/// Measures and prints.
+pub fn run(args: &EvalArgs) -> Result {
+    let (manifest, weights) = load(&args.model)?;
+    let graph = manifest.graph().map_err(Failure::mendable)?;
+    let runtime = Runtime::new(Device::Cpu, args.threads).map_err(Failure::broken)?;
+    let mut model = Model::new(&graph, &weights, &runtime).map_err(Failure::mendable)?;
+    let (source, dataset) = open(args, &manifest)?;
+    let (part, pictures) = selection(args.part, &dataset);
+    if pictures.is_empty() {
+        return Err(Failure::mendable(format!("{source} has no {part} part; choose another with --part")));
+    }
+    let evaluation = evaluate(&mut model, &pictures, manifest.labels.len())?;
+    if args.json {
+        print::json(&json!({
+            "model": args.model, "data": source, "part": part, "pictures": pictures.len(),
+            "accuracy": evaluation.accuracy, "top5": evaluation.top5, "loss": evaluation.loss,
+            "labels": manifest.labels, "confusion": evaluation.confusion,
+        }));
+    } else {
+        print::line(format!("{} {part} pictures of {source}", thousands(pictures.len() as u64)));
+        show(&manifest.labels, &evaluation);
+    }
+    Ok(())
+}
+
+/// Manifest and weights of a run's folder or a file.
+pub fn load(path: &Path) -> Result<(Manifest, models::Weights)> {
+    let file = if path.is_dir() { path.join("model.safetensors") } else { path.to_path_buf() };
+    models::load(&file).map_err(Failure::mendable)
+}
+
+/// The data set asked for, or the one that the network was trained on, at the network's size.
+fn open(args: &EvalArgs, manifest: &Manifest) -> Result<(String, Dataset)> {
+    let trained_on = || manifest.training.as_ref().map(|training| training.data.clone());
+    let source = args.data.clone().or_else(trained_on).ok_or_else(|| {
+        Failure::mendable(format!(
+            "{} does not say what it was trained on; name a data set with --data",
+            args.model.display()
+        ))
+    })?;
+    let options = OpenOptions {
+        data_dir: args.data_dir.clone(),
+        image_size: Some(manifest.task.height),
+        channels: Some(manifest.task.channels),
+        seed: manifest.training.as_ref().map_or(0, |training| training.seed),
+        threads: args.threads,
+        ..OpenOptions::default()
+    };
+    let dataset = ::data::open(&source, &options).map_err(Failure::mendable)?;
+    if dataset.classes != manifest.labels {
+        return Err(Failure::mendable(format!(
+            "{source}: expected the network's classes [{}], found [{}]",
+            manifest.labels.join(", "),
+            dataset.classes.join(", ")
+        )));
+    }
+    Ok((source, dataset))
+}
+
+fn selection(part: EvalPart, dataset: &Dataset) -> (&'static str, Selection<'_>) {
+    let (name, split) = match part {
+        EvalPart::Train => ("train", &dataset.train),
+        EvalPart::Val => ("val", &dataset.val),
+        EvalPart::Test => ("test", &dataset.test),
+    };
+    let labeled = (0..split.len() as u32).filter(|&index| split.labels[index as usize].is_some()).collect();
+    (name, Selection::of(split, dataset.shape, labeled))
+}
+
+fn show(labels: &[String], evaluation: &Evaluation) {
+    print::line(format!("accuracy  {} %", percent(Some(evaluation.accuracy))));
+    print::line(format!("top-5     {} %", percent(Some(evaluation.top5))));
+    print::line(format!("loss      {:.4} nats\n", evaluation.loss));
+    let mut table = Table::new(&["class", "pictures", "recall %", "precision %"]);
+    for (class, label) in labels.iter().enumerate().filter(|(class, _)| *class < evaluation.confusion.len()) {
+        let row = &evaluation.confusion[class];
+        let of_class: u32 = row.iter().sum();
+        let answered: u32 = evaluation.confusion.iter().map(|row| row[class]).sum();
+        let share = |whole: u32| percent((whole > 0).then(|| f64::from(row[class]) / f64::from(whole)));
+        table.row([label.clone(), of_class.to_string(), share(of_class), share(answered)]);
+    }
+    table.print();
+}

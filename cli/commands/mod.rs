@@ -1,0 +1,14 @@
+//! One file per subcommand.
+
+pub mod bench;
+pub mod completions;
+pub mod data;
+pub mod distill;
+pub mod doctor;
+pub mod eval;
+pub mod export;
+pub mod methods;
+pub mod models;
+pub mod predict;
+pub mod serve;
+pub mod train;

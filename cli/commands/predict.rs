@@ -1,0 +1,65 @@
+//! `distill predict`: labels for picture files.
+
+use std::path::Path;
+
+use serde::Serialize;
+use serve::http::wire::{Candidate, Times};
+use serve::{Classifier, LoadOptions, Served};
+
+use crate::args::PredictArgs;
+use crate::failure::{Failure, Result};
+use crate::print;
+
+/// A picture's answer.
+#[derive(Serialize)]
+struct Row {
+    path: String,
+    top: Vec<Candidate>,
+    times_us: Times,
+}
+
+/// Labels every picture; a broken one is named, the others are answered, and the exit code says that one was broken.
+pub fn run(args: &PredictArgs) -> Result {
+    let mut classifier =
+        Classifier::new(open(&args.model, args.engine.as_deref(), args.threads, args.ort_lib.as_deref())?)
+            .map_err(Failure::mendable)?;
+    let mut rows = Vec::new();
+    let mut broken = 0;
+    for path in &args.images {
+        match answer(&mut classifier, path, args.top) {
+            Ok(row) => rows.push(row),
+            Err(failure) => {
+                broken += 1;
+                print::note(format!("error: {}: {}", path.display(), failure.message));
+            }
+        }
+    }
+    if args.json {
+        print::json(&rows);
+    } else {
+        rows.iter().for_each(show);
+    }
+    match broken {
+        0 => Ok(()),
+        _ => Err(Failure::mendable(format!("{broken} of {} pictures could not be read", args.images.len()))),
+    }
+}
+
+/// Opens what `predict`, `serve` and `bench` take.
+pub fn open(model: &Path, engine: Option<&str>, threads: usize, ort_lib: Option<&Path>) -> Result<Served> {
+    let engine = engine.map(str::parse).transpose().map_err(Failure::mendable)?;
+    let options = LoadOptions { engine, threads, ort_lib: ort_lib.map(Into::into) };
+    Served::open(model, &options).map_err(Failure::mendable)
+}
+
+fn answer(classifier: &mut Classifier, path: &Path, top: usize) -> Result<Row> {
+    let bytes = std::fs::read(path).map_err(Failure::mendable)?;
+    let prediction = classifier.classify(&bytes, top).map_err(Failure::mendable)?;
+    Ok(Row { path: path.display().to_string(), top: prediction.top, times_us: prediction.times_us })
+}
+
+fn show(row: &Row) {
+    let top: Vec<String> =
+        row.top.iter().map(|class| format!("{} {:.1} %", class.label, class.probability * 100.0)).collect();
+    print::line(format!("{}: {}  ({} us)", row.path, top.join(", "), row.times_us.total));
+}

@@ -1,0 +1,80 @@
+//! What training and distillation share on the command line: the configuration from file and flags, the run's folder,
+//! Ctrl-C, and what is said when a run was stopped.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::de::DeserializeOwned;
+
+use crate::failure::{Failure, Result};
+use crate::print::{self, note};
+
+/// Keys of `file` with those of `flags` laid over them; tables are merged, everything else replaced. Another method
+/// leaves the options of the file's method behind.
+pub fn overlay(mut file: toml::Table, flags: toml::Table) -> toml::Table {
+    if flags.get("method").is_some_and(|method| file.get("method") != Some(method)) {
+        file.remove("options");
+    }
+    for (key, value) in flags {
+        match (file.remove(&key), value) {
+            (Some(toml::Value::Table(below)), toml::Value::Table(above)) => {
+                file.insert(key, overlay(below, above).into());
+            }
+            (_, value) => {
+                file.insert(key, value);
+            }
+        }
+    }
+    file
+}
+
+/// Reads the file that `--config` names, its keys arranged by `arrange`; an empty table without one. The file alone has
+/// to be a configuration, so that a slip in it is not blamed on the flags.
+pub fn read_config<T: DeserializeOwned>(
+    path: Option<&Path>,
+    arrange: fn(toml::Table) -> toml::Table,
+) -> Result<toml::Table> {
+    let Some(path) = path else { return Ok(toml::Table::new()) };
+    let wrong = |reason: String| Failure::mendable(format!("--config {}: {reason}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+    let table = toml::from_str(&text).map(arrange).map_err(|error| wrong(error.to_string()))?;
+    T::deserialize(table.clone()).map_err(|error| wrong(error.to_string()))?;
+    Ok(table)
+}
+
+/// All labels, but for the built-in data a tenth: it is there to show what few labels can do.
+pub fn default_labels(table: &mut toml::Table) {
+    let synth = table.get("data").is_none_or(|data| data.as_str() == Some("synth"));
+    let labels = if synth { "10%" } else { "all" };
+    table.entry("labels").or_insert_with(|| labels.into());
+}
+
+/// The folder asked for, or a new one below `runs/`.
+pub fn run_folder(asked: Option<&PathBuf>, name: &str) -> PathBuf {
+    asked.cloned().unwrap_or_else(|| train::RunFolder::unique(Path::new("runs"), name))
+}
+
+/// Raised by Ctrl-C or SIGTERM; a second one ends the program at once.
+pub fn interrupt() -> Arc<AtomicBool> {
+    let raised = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&raised);
+    let handler = move || {
+        if flag.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+        note("stopping after this step; once more to stop at once");
+    };
+    if let Err(error) = ctrlc::set_handler(handler) {
+        note(format!("Ctrl-C will not save the run: {error}"));
+    }
+    raised
+}
+
+/// Says how to go on with a run that was stopped.
+pub fn say_stopped(command: &str, run: &Path, step: u64, steps: u64) {
+    print::line(format!(
+        "stopped at step {step} of {steps} and saved; go on with\n  distill {command} --resume {}",
+        run.display()
+    ));
+}
