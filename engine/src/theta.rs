@@ -9,7 +9,7 @@ use models::nearest::nearest;
 use models::{Array, Distribution, Graph, NodeId, Op, Parameter, Role, Shape, Weights};
 
 use crate::buffer::rounded;
-use crate::kernels::conv::{ConvShape, pack_weight, unpack_weight, weight_len};
+use crate::kernels::conv::{ConvShape, pack_weight, scale_outputs, unpack_weight, weight_len};
 use crate::plan::conv_shape;
 use crate::random::Stream;
 use crate::{EngineError, Result};
@@ -125,6 +125,14 @@ impl Layout {
                 order.to_engine(torch, &mut ordered);
                 pack_weight(shape, &ordered, engine);
             }
+        }
+    }
+
+    /// Multiplies the weights of every output in `engine` by its factor.
+    pub(crate) fn scale_outputs(&self, engine: &mut [f32], factors: &[f32]) {
+        match self {
+            Layout::Vector(_) => engine.iter_mut().zip(factors).for_each(|(value, factor)| *value *= factor),
+            Layout::Weight { shape, .. } => scale_outputs(shape, engine, factors),
         }
     }
 

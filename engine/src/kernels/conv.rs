@@ -178,11 +178,35 @@ pub fn unpack_weight(shape: &ConvShape, packed: &[f32], oihw: &mut [f32]) {
 fn for_each_weight(shape: &ConvShape, len: usize, mut visit: impl FnMut(usize, usize)) {
     let (inputs, taps) = (shape.group_inputs(), shape.taps());
     assert_eq!(len, shape.out_channels * inputs * taps, "weights of {shape:?}");
+    let (input_step, tap_step) =
+        if shape.is_depthwise() { (0, shape.out_channels) } else { (BLOCK, inputs * BLOCK) };
     for output in 0..shape.out_channels {
+        let start = shape.weight_index(output, 0, 0);
         for input in 0..inputs {
             for tap in 0..taps {
-                visit((output * inputs + input) * taps + tap, shape.weight_index(output, input, tap));
+                visit((output * inputs + input) * taps + tap, start + tap * tap_step + input * input_step);
             }
+        }
+    }
+}
+
+/// Multiplies the weights of every output, in the engine's layout, by its factor: how batch norm is folded in.
+///
+/// # Panics
+/// If a slice has not the length that the shape says.
+pub fn scale_outputs(shape: &ConvShape, packed: &mut [f32], factors: &[f32]) {
+    assert_eq!(packed.len(), weight_len(shape), "packed weights of {shape:?}");
+    assert_eq!(factors.len(), shape.out_channels, "factors of {shape:?}");
+    if shape.is_depthwise() {
+        let scale = |(weight, factor): (&mut f32, &f32)| *weight *= factor;
+        return packed
+            .chunks_exact_mut(factors.len())
+            .for_each(|tap| tap.iter_mut().zip(factors).for_each(scale));
+    }
+    let blocks = factors.chunks(shape.group_outputs()).flat_map(|group| group.chunks(BLOCK));
+    for (block, factors) in packed.chunks_exact_mut(shape.block_len()).zip(blocks) {
+        for weights in block.chunks_exact_mut(BLOCK) {
+            weights.iter_mut().zip(factors).for_each(|(weight, factor)| *weight *= factor);
         }
     }
 }

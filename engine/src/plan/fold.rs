@@ -143,16 +143,11 @@ impl<'a> Sources<'a> {
         let segment = &self.table.segments[index];
         let own_bias = self.array(conv, Role::Bias);
         let affine = norm.map(|norm| self.affine(norm));
-        match &affine {
-            None => weight.of_mut(folded).copy_from_slice(&self.theta[segment.offset..][..segment.length]),
-            Some(affine) => {
-                let mut array = segment.unpack(self.theta);
-                let per_output = array.data.len() / array.shape[0];
-                for (channel, weights) in array.data.chunks_exact_mut(per_output).enumerate() {
-                    weights.iter_mut().for_each(|weight| *weight *= slope(affine, channel));
-                }
-                segment.layout.pack(&array.data, weight.of_mut(folded));
-            }
+        let weight = weight.of_mut(folded);
+        weight.copy_from_slice(&self.theta[segment.offset..][..segment.length]);
+        if let Some(affine) = &affine {
+            let factors: Vec<f32> = (0..affine.scale.len()).map(|channel| slope(affine, channel)).collect();
+            segment.layout.scale_outputs(weight, &factors);
         }
         let Some(bias) = bias else { return };
         for (channel, bias) in bias.of_mut(folded).iter_mut().enumerate() {

@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 use models::Activation;
 
 use super::{
-    ConvShape, Epilogue, backward_input, backward_weight, forward, pack_weight, reference, unpack_weight,
-    weight_len,
+    ConvShape, Epilogue, backward_input, backward_weight, forward, pack_weight, reference, scale_outputs,
+    unpack_weight, weight_len,
 };
 use crate::pool::Pool;
 use crate::simd::Isa;
@@ -300,5 +300,11 @@ fn packing_and_back_is_the_identity_and_fills_with_zeros() {
         let mut back = vec![0.0; torch.len()];
         unpack_weight(&shape, &packed, &mut back);
         assert_eq!(back, torch);
+        let factors: Vec<f32> = (0..outputs).map(|output| output as f32 - 2.5).collect();
+        scale_outputs(&shape, &mut packed, &factors);
+        unpack_weight(&shape, &packed, &mut back);
+        let each = torch.len() / outputs;
+        let scaled = torch.iter().enumerate().map(|(i, weight)| weight * factors[i / each]);
+        assert_eq!(back, scaled.collect::<Vec<f32>>());
     }
 }
