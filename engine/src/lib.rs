@@ -4,6 +4,18 @@
 //! engine owns together with gradient, moments and averages. Losses are written with candle tensors on small outputs;
 //! `loss.backward()` reaches the op, which accumulates into the engine's own gradient buffer.
 //!
+//! ```
+//! use engine::{Device, Images, Model, Runtime};
+//! use models::{Task, formula, zoo};
+//!
+//! let graph = zoo::build("small-cnn-3", &Task::new(10, 3, 32))?;
+//! let runtime = Runtime::new(Device::Cpu, 1)?;
+//! let mut model = Model::new(&graph, &formula::weights(&graph, 1.0), &runtime)?;
+//! let logits = model.run(Images::U8(&formula::picture(0, 3, 32, 32)))?;
+//! assert_eq!(logits.len(), 10);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! Never here: image files, training methods, printing.
 #![allow(unsafe_code)] // kernels; every block gives its reason
 #![cfg_attr(not(feature = "candle"), allow(dead_code, unused_imports))] // what only training uses

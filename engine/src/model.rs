@@ -1,6 +1,6 @@
 //! Inference: the plan with batch norm folded into the convolutions and weights packed once.
 //!
-//! Never here: gradients, batch statistics. A run of a size seen before allocates nothing and takes no lock.
+//! Never here: gradients, batch statistics. A run of a size seen before works in the memory it has and takes no lock.
 
 use std::fmt;
 use std::sync::Arc;
