@@ -19,7 +19,7 @@ ARCHS = {
 }
 
 
-def small_cnn_3(size, channels=1, classes=10):
+def small_cnn_3(size, channels=3, classes=10):
     layers, width = [], channels
     for out in (32, 64, 128):
         layers += [torch.nn.Conv2d(width, out, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2)]
@@ -34,9 +34,9 @@ class Side:
 
     def __init__(self, arch, size, batch, mode):
         torch.manual_seed(0)
-        gray = arch == "small-cnn-3"
-        network = small_cnn_3(size) if gray else getattr(torchvision.models, ARCHS[arch])(num_classes=10)
-        self.images = torch.rand(batch, 1 if gray else 3, size, size)
+        small = arch == "small-cnn-3"
+        network = small_cnn_3(size) if small else getattr(torchvision.models, ARCHS[arch])(num_classes=10)
+        self.images = torch.rand(batch, 3, size, size)
         self.labels = torch.randint(0, 10, (batch,))
         if mode != "eager":
             network = network.to(memory_format=torch.channels_last)

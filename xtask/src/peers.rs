@@ -137,7 +137,7 @@ fn measure_ours(arch: &str, options: &Options) -> Result<f64> {
     let program = target().join("release/examples/step");
     let output = Command::new(&program)
         .args(["--arch", arch, "--size", &options.size, "--batch", &options.batch])
-        .args(["--threads", &options.threads, "--steps", &options.steps])
+        .args(["--threads", &options.threads, "--iterations", &options.steps])
         .output()
         .map_err(|error| format!("cannot start {}: {error}", program.display()))?;
     let text = String::from_utf8_lossy(&output.stdout);
