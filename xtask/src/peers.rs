@@ -141,8 +141,10 @@ fn measure_ours(arch: &str, options: &Options) -> Result<f64> {
         .output()
         .map_err(|error| format!("cannot start {}: {error}", program.display()))?;
     let text = String::from_utf8_lossy(&output.stdout);
-    text.split_whitespace().next().and_then(|figure| figure.parse().ok()).ok_or_else(|| {
-        format!("{} printed no figure: {text}{}", program.display(), String::from_utf8_lossy(&output.stderr))
+    let figure = text.split_once(" pictures/s").and_then(|(before, _)| before.rsplit('(').next());
+    figure.and_then(|figure| figure.parse().ok()).ok_or_else(|| {
+        let errors = String::from_utf8_lossy(&output.stderr);
+        format!("{} printed no figure: {text}{errors}", program.display())
     })
 }
 
