@@ -1,6 +1,6 @@
 //! Teacher to student: the distillation methods, and the whole job around them.
 //!
-//! [`run`] takes a [`DistillConfig`] to a [`Report`]: the teacher (trained first, or finished runs), the student at the
+//! [`run()`] takes a [`DistillConfig`] to a [`Report`]: the teacher (trained first, or finished runs), the student at the
 //! job's own folder, and the same student trained on the labels alone. The trainings are `train`'s one loop; a
 //! distillation is a method to it.
 //!

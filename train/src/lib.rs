@@ -1,6 +1,6 @@
 //! Training: one loop, the methods it runs without knowing them, and everything a run leaves behind.
 //!
-//! [`run`] takes a [`Config`] to a [`Summary`], tells a [`Sink`] what happens on the way, and fills a [`RunFolder`];
+//! [`run()`] takes a [`Config`] to a [`Summary`], tells a [`Sink`] what happens on the way, and fills a [`RunFolder`];
 //! [`resume`] goes on with one that was stopped, to the same bits. A [`Method`] says which pictures a step draws and what
 //! their loss is; a new one is a file in `methods` and a line in [`METHODS`].
 //!

@@ -17,7 +17,7 @@ fn dataset() -> Dataset {
         let labels: Vec<Option<u32>> = (0..count).map(|index| Some(index % 2)).collect();
         let pixel = |index: u32, place: u32| {
             let noise = (index * 144 + place + salt).wrapping_mul(2_654_435_761) >> 25;
-            let bright = (place % 12 < 6) == (index % 2 == 0);
+            let bright = (place % 12 < 6) == index.is_multiple_of(2);
             noise as u8 + if bright { 60 } else { 0 }
         };
         let pixels = (0..count).flat_map(|index| (0..144).map(move |place| pixel(index, place))).collect();

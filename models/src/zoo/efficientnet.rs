@@ -67,8 +67,9 @@ pub fn build(task: &Task, scale: Scale) -> Result<Graph, GraphError> {
     let features = pooled_vector(&mut graph, x)?;
     graph.set_output("features", features);
     let x = graph.add("classifier.0", Op::Dropout(scale.dropout), &[features])?;
-    let init = Init::Uniform(1.0 / (task.classes as f32).sqrt());
-    let logits = graph.linear("classifier.1", x, Linear::new(task.classes).init(init))?;
+    // torchvision's bound, 1 / sqrt(classes), is made for 1000 classes, where it is all but this one; at ten it starts
+    // with logits of several units, and the first steps are spent on undoing them.
+    let logits = graph.linear("classifier.1", x, Linear::new(task.classes).init(Init::TorchDefault))?;
     graph.set_output("logits", logits);
     Ok(graph)
 }
