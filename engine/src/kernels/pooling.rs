@@ -42,29 +42,44 @@ impl PoolShape {
         self.out()[0] * self.out()[1] * self.channels
     }
 
-    /// Calls `visit(output position, number of the tap in its window, input position)` for every pair of a picture.
+    /// The part of the window at this output row (axis 0) or column (axis 1) that lies within the input. Never empty,
+    /// since the padding is at most half the window.
     #[inline(always)]
-    fn taps(&self) -> impl Iterator<Item = Tap> + use<> {
-        let shape = *self;
-        let [out_height, out_width] = shape.out();
-        (0..out_height * out_width).flat_map(move |output| {
-            let Pool2d { kernel, stride, padding } = shape.window;
-            let (row, column) = (output / out_width * stride[0], output % out_width * stride[1]);
-            (0..kernel[0] * kernel[1]).filter_map(move |number| {
-                let y = (row + number / kernel[1]).checked_sub(padding[0]).filter(|&y| y < shape.height)?;
-                let x = (column + number % kernel[1]).checked_sub(padding[1]).filter(|&x| x < shape.width)?;
-                Some(Tap { output, number, input: y * shape.width + x })
-            })
-        })
+    fn span(&self, axis: usize, output: usize) -> Span {
+        let Pool2d { kernel, stride, padding } = self.window;
+        let size = if axis == 0 { self.height } else { self.width };
+        let start = output * stride[axis];
+        let first = padding[axis].saturating_sub(start);
+        let end = kernel[axis].min(size + padding[axis] - start);
+        Span { first, end, input: start + first - padding[axis] }
     }
 }
 
-/// A pair of an output and an input position.
+/// Taps of a window along one axis.
 #[derive(Clone, Copy)]
-struct Tap {
-    output: usize,
-    number: usize,
+struct Span {
+    /// First tap within the input.
+    first: usize,
+    /// One past the last.
+    end: usize,
+    /// Input row or column of the first.
     input: usize,
+}
+
+/// Walks the taps of an output: `taps!(shape, rows, columns, (number, input) => { ... })` with the tap's number in its
+/// window and its input position. A macro for the reason that `lanes!` is one.
+macro_rules! taps {
+    ($shape:expr, $rows:expr, $columns:expr, ($number:ident, $input:ident) => $body:block) => {{
+        let (shape, rows, columns): (&PoolShape, Span, Span) = ($shape, $rows, $columns);
+        for row in rows.first..rows.end {
+            let line = (rows.input + row - rows.first) * shape.width + columns.input;
+            for column in columns.first..columns.end {
+                let $number = row * shape.window.kernel[1] + column;
+                let $input = line + column - columns.first;
+                $body
+            }
+        }
+    }};
 }
 
 /// Largest value of each window into `y`, and the number of its tap, as a float, into `taps` if there is one.
@@ -86,32 +101,24 @@ pub fn max_forward(pool: &Pool, shape: &PoolShape, x: &[f32], y: &mut [f32], tap
 
 #[inline(always)]
 fn max_kernel<V: Simd>(shape: &PoolShape, x: &[f32], y: *mut f32, taps: Option<*mut f32>) {
-    let channels = shape.channels;
-    let mut last = usize::MAX;
-    for tap in shape.taps() {
-        let first = tap.output != last;
-        last = tap.output;
-        let number = V::splat(tap.number as f32);
-        // SAFETY: a tap's positions lie within the picture's maps.
-        let (x, y, taps) = unsafe {
-            let out = tap.output * channels;
-            (x.as_ptr().add(tap.input * channels), y.add(out), taps.map(|taps| taps.add(out)))
-        };
+    let ([out_height, out_width], channels, x) = (shape.out(), shape.channels, x.as_ptr());
+    for (row, column) in (0..out_height).flat_map(|row| (0..out_width).map(move |column| (row, column))) {
+        let (rows, columns) = (shape.span(0, row), shape.span(1, column));
+        let out = (row * out_width + column) * channels;
         lanes!(V, channels, at => {
-            // SAFETY: as above.
+            // SAFETY: a tap's positions lie within the picture's maps.
             unsafe {
-                let value: V = at.load(x);
-                if first {
-                    at.store(value, y);
-                    if let Some(taps) = taps {
-                        at.store(number, taps);
-                    }
-                } else {
-                    let best = at.load(y);
-                    at.store(value.if_greater(best, value, best), y);
-                    if let Some(taps) = taps {
-                        at.store(value.if_greater(best, number, at.load(taps)), taps);
-                    }
+                let start = (rows.input * shape.width + columns.input) * channels;
+                let mut best: V = at.load(x.add(start));
+                let mut noted = V::splat((rows.first * shape.window.kernel[1] + columns.first) as f32);
+                taps!(shape, rows, columns, (number, input) => {
+                    let value: V = at.load(x.add(input * channels));
+                    noted = value.if_greater(best, V::splat(number as f32), noted);
+                    best = value.if_greater(best, value, best);
+                });
+                at.store(best, y.add(out));
+                if let Some(taps) = taps {
+                    at.store(noted, taps.add(out));
                 }
             }
         });
@@ -135,22 +142,21 @@ pub fn max_backward(pool: &Pool, shape: &PoolShape, dy: &[f32], taps: &[f32], dx
 }
 
 #[inline(always)]
-fn max_backward_kernel<V: Simd>(shape: &PoolShape, dy: &[f32], taps: &[f32], dx: &mut [f32]) {
-    let channels = shape.channels;
-    for tap in shape.taps() {
-        let (below, above) = (V::splat(tap.number as f32 - 0.5), V::splat(tap.number as f32 + 0.5));
-        // SAFETY: a tap's positions lie within the picture's maps.
-        let (dx, dy, taps) = unsafe {
-            let out = tap.output * channels;
-            (dx.as_mut_ptr().add(tap.input * channels), dy.as_ptr().add(out), taps.as_ptr().add(out))
-        };
+fn max_backward_kernel<V: Simd>(shape: &PoolShape, dy: &[f32], noted: &[f32], dx: &mut [f32]) {
+    let ([out_height, out_width], channels) = (shape.out(), shape.channels);
+    let (dy, noted, dx) = (dy.as_ptr(), noted.as_ptr(), dx.as_mut_ptr());
+    for (row, column) in (0..out_height).flat_map(|row| (0..out_width).map(move |column| (row, column))) {
+        let (rows, columns) = (shape.span(0, row), shape.span(1, column));
+        let out = (row * out_width + column) * channels;
         lanes!(V, channels, at => {
-            // SAFETY: as above.
+            // SAFETY: a tap's positions lie within the picture's maps.
             unsafe {
-                let noted: V = at.load(taps);
-                let not_above = above.if_greater(noted, at.load(dy), V::zero());
-                let share = noted.if_greater(below, not_above, V::zero());
-                at.put(share, dx, true);
+                let (gradient, noted): (V, V) = (at.load(dy.add(out)), at.load(noted.add(out)));
+                taps!(shape, rows, columns, (number, input) => {
+                    let not_above = V::splat(number as f32 + 0.5).if_greater(noted, gradient, V::zero());
+                    let share = noted.if_greater(V::splat(number as f32 - 0.5), not_above, V::zero());
+                    at.put(share, dx.add(input * channels), true);
+                });
             }
         });
     }
@@ -187,16 +193,21 @@ pub fn average_backward(pool: &Pool, shape: &PoolShape, dy: &[f32], dx: Target<'
 /// Adds every input's share to its outputs, or, transposed, every output's share to its inputs.
 #[inline(always)]
 fn average_kernel<V: Simd, const TRANSPOSED: bool>(shape: &PoolShape, from: &[f32], to: &mut [f32]) {
-    let channels = shape.channels;
+    let ([out_height, out_width], channels) = (shape.out(), shape.channels);
     let share = V::splat(1.0 / (shape.window.kernel[0] * shape.window.kernel[1]) as f32);
-    for tap in shape.taps() {
-        let (source, target) = if TRANSPOSED { (tap.output, tap.input) } else { (tap.input, tap.output) };
-        // SAFETY: a tap's positions lie within the picture's maps.
-        let (from, to) =
-            unsafe { (from.as_ptr().add(source * channels), to.as_mut_ptr().add(target * channels)) };
-        lanes!(V, channels, at => {
-            // SAFETY: as above.
-            unsafe { at.store(at.load::<V>(from).mul_add(share, at.load(to)), to) }
+    let (from, to) = (from.as_ptr(), to.as_mut_ptr());
+    for (row, column) in (0..out_height).flat_map(|row| (0..out_width).map(move |column| (row, column))) {
+        let output = row * out_width + column;
+        taps!(shape, shape.span(0, row), shape.span(1, column), (_number, input) => {
+            let (source, target) = if TRANSPOSED { (output, input) } else { (input, output) };
+            lanes!(V, channels, at => {
+                // SAFETY: a tap's positions lie within the picture's maps.
+                unsafe {
+                    let sum = at.load::<V>(from.add(source * channels));
+                    let to = to.add(target * channels);
+                    at.store(sum.mul_add(share, at.load(to)), to);
+                }
+            });
         });
     }
 }
