@@ -1,6 +1,7 @@
 //! Gradients, losses and running statistics of one training step against PyTorch's.
 //!
 //! `fixtures/torch_gradients.py` made the numbers.
+#![cfg(feature = "candle")]
 #![allow(clippy::unwrap_used)] // a test may panic
 
 use candle_core::{Device as CandleDevice, Tensor};

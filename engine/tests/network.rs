@@ -1,5 +1,6 @@
 //! What the network promises as a candle op: accumulation, determinism, gradients of the images, draws that backward
 //! repeats, freezing, and errors with their reason.
+#![cfg(feature = "candle")]
 #![allow(clippy::unwrap_used)] // a test may panic
 
 use candle_core::{Device as CandleDevice, Tensor, Var};

@@ -1,6 +1,7 @@
 //! Logits of the zoo's networks against torchvision's, on weights and pictures that both sides fill by one formula.
 //!
 //! `fixtures/torchvision_logits.py` made the numbers.
+#![cfg(feature = "candle")]
 #![allow(clippy::unwrap_used)] // a test may panic
 
 use candle_core::{Device as CandleDevice, Tensor};
