@@ -496,11 +496,7 @@ impl<'a> Lowering<'a> {
     // --- memory ---
 
     fn finish(self) -> Plan {
-        let mut events: Vec<Event> = self.steps.iter().map(|step| forward_event(&step.kind)).collect();
-        let reads = self.outputs.iter().map(|output| output.value);
-        let seeds = self.outputs.iter().filter_map(|output| Some(output.gradient?.value));
-        events.push(Event { touches: reads.chain(seeds).collect(), in_place: None });
-        events.extend(self.backward.iter().map(|step| backward_event(&self.steps[step.step].kind, step)));
+        let events = events(&self.steps, &self.outputs, &self.backward);
         let (places, arena_len) = assign(&self.lengths, &events);
         Plan {
             batch: self.purpose.batch,
@@ -513,6 +509,16 @@ impl<'a> Lowering<'a> {
             places,
         }
     }
+}
+
+/// The whole run as far as memory is concerned: forward, the copy of the outputs, backward.
+fn events(steps: &[Step], outputs: &[OutputRef], backward: &[BackwardStep]) -> Vec<Event> {
+    let mut events: Vec<Event> = steps.iter().map(|step| forward_event(&step.kind)).collect();
+    let reads = outputs.iter().map(|output| output.value);
+    let seeds = outputs.iter().filter_map(|output| Some(output.gradient?.value));
+    events.push(Event { touches: reads.chain(seeds).collect(), in_place: None });
+    events.extend(backward.iter().map(|step| backward_event(&steps[step.step].kind, step)));
+    events
 }
 
 fn forward_event(kind: &Kind) -> Event {
@@ -613,5 +619,74 @@ pub(crate) fn conv_shape(graph: &Graph, id: NodeId, batch: usize) -> ConvShape {
             groups: conv.groups,
         },
         _ => ConvShape::linear(batch, from.elements(), node.shape.elements()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use models::{Task, zoo};
+
+    use super::*;
+
+    /// Walks the run: whoever is touched first takes its place over, and whoever lost its place is never touched again.
+    fn check_memory(name: &str, plan: &Plan) {
+        let mut living: Vec<ValueId> = Vec::new();
+        let mut dead: Vec<ValueId> = Vec::new();
+        for event in events(&plan.steps, &plan.outputs, &plan.backward) {
+            let mut fresh: Vec<ValueId> = Vec::new();
+            for value in event.touches {
+                assert!(!dead.contains(&value), "{name}: {value:?} is used after its place was taken");
+                if !living.contains(&value) && !fresh.contains(&value) {
+                    fresh.push(value);
+                }
+            }
+            for value in fresh {
+                let (taken, kept) = living.into_iter().partition(|&other| overlap(plan, value, other));
+                (living, dead) = (kept, [dead, taken].concat());
+                living.push(value);
+            }
+        }
+    }
+
+    fn overlap(plan: &Plan, a: ValueId, b: ValueId) -> bool {
+        let (a, b) = (plan.place(a), plan.place(b));
+        a.offset < b.offset + b.len && b.offset < a.offset + a.len
+    }
+
+    #[test]
+    fn every_network_of_the_zoo_is_planned_without_a_value_losing_its_place() {
+        for name in zoo::names() {
+            let graph = zoo::build(name, &Task::new(10, 3, 48)).unwrap();
+            let orders = FlatOrders::of(&graph);
+            let table = Table::new(&graph, &orders);
+            let folding = Folding::new(&graph, &table);
+            let frozen = vec![false; graph.nodes().len()];
+            let want = [graph.output("logits").unwrap(), graph.output("features").unwrap()];
+            let purpose = |train, fold: bool| Purpose {
+                batch: 3,
+                train,
+                folding: fold.then_some(&folding),
+                parameters: !fold,
+                images: false,
+                frozen: &frozen,
+                want: &want,
+            };
+            let plans = [(true, false), (false, false), (false, true)].map(|(train, fold)| {
+                let plan = lower(&graph, &table, &orders, &purpose(train, fold));
+                check_memory(name, &plan);
+                plan
+            });
+            let norms = |plan: &Plan| {
+                plan.steps.iter().filter(|step| matches!(step.kind, Kind::Folded { .. })).count()
+            };
+            let apart = if name.starts_with("wrn") { usize::MAX } else { 0 };
+            assert!(norms(&plans[2]) <= apart, "{name}: a batch norm was not folded into its convolution");
+            assert_eq!(
+                plans[0].backward.len(),
+                plans[0].steps.len() - 1,
+                "{name}: all but the input runs back"
+            );
+            assert!(plans[2].arena_len < plans[0].arena_len, "{name}: inference keeps activations");
+        }
     }
 }
