@@ -87,6 +87,10 @@ pub struct Config {
     /// Decay of the moving average of the weights, by which the network is then measured and saved; 0 for none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema: Option<f64>,
+    /// Least share of a batch in batch normalization's running statistics, 0..1; by default 20 / steps up to 0.1, where
+    /// the architecture has less: a short run has to forget its start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bn_momentum: Option<f64>,
     /// Largest norm of the gradient.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_norm: Option<f64>,
@@ -136,6 +140,7 @@ impl Default for Config {
             schedule: None,
             warmup: None,
             ema: None,
+            bn_momentum: None,
             clip_norm: None,
             seed: 0,
             threads: 0,
@@ -202,6 +207,7 @@ impl Config {
         within("weight-decay", self.weight_decay, 0.0, 1e3)?;
         within("warmup", self.warmup, 0.0, 1.0)?;
         within("ema", self.ema, 0.0, 0.999_999_9)?;
+        within("bn-momentum", self.bn_momentum, 0.0, 1.0)?;
         within("clip-norm", self.clip_norm, f64::MIN_POSITIVE, 1e9)?;
         within("epochs", self.epochs, f64::MIN_POSITIVE, 1e9)?;
         at_least_one("steps", self.steps.unwrap_or(1))?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use data::{Dataset, OpenOptions, Partition};
 use engine::Runtime;
-use models::{Graph, Task};
+use models::{BatchNorm, Graph, Op, Shape, Task};
 use serde::de::{DeserializeOwned, value::StrDeserializer};
 
 use crate::config::Config;
@@ -57,6 +57,26 @@ impl Ground {
     }
 }
 
+/// The same network whose batch normalizations take at least `least` of every batch into their running statistics.
+/// Nothing else depends on it: an answer is the same.
+pub(crate) fn with_momentum(graph: &Graph, least: f32) -> Result<Graph> {
+    let Shape::Map { channels, height, width } = graph.input_shape() else {
+        return Ok(graph.clone()); // a graph's input is a picture
+    };
+    let mut changed = Graph::new(channels, height, width);
+    for node in graph.nodes().iter().skip(1) {
+        let op = match node.op {
+            Op::BatchNorm(norm) => Op::BatchNorm(BatchNorm { momentum: norm.momentum.max(least), ..norm }),
+            ref op => op.clone(),
+        };
+        changed.add(node.name.clone(), op, &node.inputs)?;
+    }
+    for (name, node) in graph.outputs() {
+        changed.set_output(name.clone(), *node);
+    }
+    Ok(changed)
+}
+
 /// How the configuration wants pictures read.
 ///
 /// # Errors
@@ -79,4 +99,23 @@ pub(crate) fn named<T: DeserializeOwned>(key: &str, name: &str) -> Result<T> {
     let wrong =
         |error: serde::de::value::Error| TrainError::Name { key: key.into(), reason: error.to_string() };
     T::deserialize(StrDeserializer::new(name)).map_err(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_with_another_momentum_differs_in_nothing_else() {
+        let graph = models::zoo::build("mobilenet-v3-small", &Task::new(10, 3, 32)).unwrap();
+        assert!(with_momentum(&graph, 0.0).unwrap() == graph);
+        let changed = with_momentum(&graph, 0.05).unwrap();
+        assert_eq!(changed.parameters(), graph.parameters());
+        assert_eq!(changed.outputs(), graph.outputs());
+        let momenta = changed.nodes().iter().filter_map(|node| match node.op {
+            Op::BatchNorm(norm) => Some(norm.momentum),
+            _ => None,
+        });
+        assert!(momenta.clone().count() > 30 && momenta.into_iter().all(|momentum| momentum == 0.05));
+    }
 }

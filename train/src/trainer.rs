@@ -16,7 +16,7 @@ use crate::error::{Result, TrainError};
 use crate::evaluate::{Evaluation, evaluate};
 use crate::event::{Event, Sink, Started, StepReport};
 use crate::folder::RunFolder;
-use crate::ground::Ground;
+use crate::ground::{Ground, with_momentum};
 use crate::methods::{Loss, Method, Nets, Progress};
 use crate::pace::{Pace, steps_within};
 use crate::run::{Outcome, Session};
@@ -134,25 +134,23 @@ struct Trainer<'a> {
 
 impl<'a> Trainer<'a> {
     fn new(ground: &'a Ground, config: &'a Config, method: Box<dyn Method>) -> Result<Self> {
-        let graph = ground.graph(config)?;
-        let mut with_heads = graph.clone();
-        method.heads(&mut with_heads)?;
-        let student = Net::new(with_heads.clone(), &ground.runtime, config.seed)?;
-        if !config.freeze.is_empty() {
-            student.freeze(&|node| config.freezes(node));
-        }
-        let average = match config.ema {
-            Some(decay) if decay > 0.0 => Some(Net::new(with_heads, &ground.runtime, config.seed)?),
-            _ => None,
-        };
-        let draws = method.draws(config.batch_size);
-        let pictures = draws.iter().map(|draw| draw.count * draw.views.len()).sum::<usize>() as u64;
-        let main_draw = method.main_draw();
         let loader = loader(ground, config, &*method, 0)?;
-        let batches_per_epoch = loader.steps_per_epoch(main_draw);
+        let batches_per_epoch = loader.steps_per_epoch(method.main_draw());
         let steps_per_epoch = batches_per_epoch.div_ceil(config.accumulate as u64).max(1);
         let epochs = config.epochs.unwrap_or(1.0);
         let steps = config.steps.unwrap_or(((steps_per_epoch as f64 * epochs).round() as u64).max(1));
+
+        let graph = ground.graph(config)?;
+        let mut with_heads = with_momentum(&graph, bn_momentum(config, steps))?;
+        method.heads(&mut with_heads)?;
+        let net = || Net::new(with_heads.clone(), &ground.runtime, config.seed);
+        let student = net()?;
+        if !config.freeze.is_empty() {
+            student.freeze(&|node| config.freezes(node));
+        }
+        let average = if config.ema.is_some_and(|decay| decay > 0.0) { Some(net()?) } else { None };
+        let draws = method.draws(config.batch_size);
+        let pictures = draws.iter().map(|draw| draw.count * draw.views.len()).sum::<usize>() as u64;
         Ok(Self {
             ground,
             config,
@@ -536,6 +534,11 @@ fn loader(ground: &Ground, config: &Config, method: &dyn Method, start_step: u64
     let flip = ground.partition.dataset.flips();
     let options = LoaderOptions { start_step, flip, ..LoaderOptions::default() };
     Ok(Loader::new(ground.partition.clone(), method.draws(config.batch_size), config.seed, options)?)
+}
+
+/// Least share of a batch in the running statistics: a run has to forget their start in a twentieth of its steps.
+fn bn_momentum(config: &Config, steps: u64) -> f32 {
+    config.bn_momentum.unwrap_or((20.0 / steps as f64).min(0.1)) as f32
 }
 
 fn evaluated(step: u64, split: &'static str, evaluation: &Evaluation, best: bool) -> Event {
