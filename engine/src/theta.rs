@@ -304,13 +304,21 @@ pub(crate) fn initial_weights(graph: &Graph, seed: u64) -> Weights {
 fn initial_array(graph: &Graph, parameter: &Parameter, stream: Stream) -> Array {
     let shape = parameter.shape.clone();
     match parameter.role {
-        Role::Scale | Role::RunningVar => Array::full(shape, 1.0),
+        Role::Scale => Array::full(shape, initial_scale(&graph.node(parameter.node).op)),
+        Role::RunningVar => Array::full(shape, 1.0),
         Role::Shift | Role::RunningMean => Array::full(shape, 0.0),
         Role::Weight | Role::Bias => {
             let distribution = distribution(graph, parameter);
             let draw = |position: usize| draw(distribution, stream, position as u64);
             Array::new(shape, (0..parameter.elements()).map(draw).collect())
         }
+    }
+}
+
+fn initial_scale(op: &Op) -> f32 {
+    match op {
+        Op::BatchNorm(norm) => norm.scale,
+        _ => 1.0, // no other operation has a scale
     }
 }
 

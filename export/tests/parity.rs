@@ -68,7 +68,7 @@ fn odd_graph() -> Result<Graph, GraphError> {
         x,
         Conv2d { kernel: [3, 5], stride: [1, 2], padding: [0, 2], ..Conv2d::new(8, 3) },
     )?;
-    let normed = graph.batch_norm("stem_bn", x, BatchNorm { eps: 1e-3, momentum: 0.1 })?;
+    let normed = graph.batch_norm("stem_bn", x, BatchNorm::new(1e-3, 0.1))?;
     let x = graph.sum("shared", x, normed)?;
     let x = graph.batch_norm("after_add", x, BatchNorm::default())?;
     let x = graph.activation("leaky", x, Activation::LeakyRelu(0.1))?;

@@ -193,11 +193,26 @@ pub struct BatchNorm {
     pub eps: f32,
     /// Share of the batch's statistics in the running ones.
     pub momentum: f32,
+    /// What the scale starts as: 1, or 0 behind a branch that is to start as nothing.
+    pub scale: f32,
+}
+
+impl BatchNorm {
+    /// A normalization whose scale starts as 1.
+    pub const fn new(eps: f32, momentum: f32) -> Self {
+        Self { eps, momentum, scale: 1.0 }
+    }
+
+    /// The same, its scale started as 0 (Goyal et al. 2017, arXiv 1706.02677, section 5.1).
+    pub const fn zero(mut self) -> Self {
+        self.scale = 0.0;
+        self
+    }
 }
 
 impl Default for BatchNorm {
     fn default() -> Self {
-        Self { eps: 1e-5, momentum: 0.1 }
+        Self::new(1e-5, 0.1)
     }
 }
 

@@ -63,6 +63,8 @@ pub(super) struct InvertedResidual {
     pub(super) norm: BatchNorm,
     /// Probability that training drops the branch; 0 for none.
     pub(super) stochastic_depth: f32,
+    /// Whether a block with a skip starts as the identity: its last norm's scale is 0.
+    pub(super) starts_as_identity: bool,
 }
 
 impl InvertedResidual {
@@ -79,8 +81,13 @@ impl InvertedResidual {
         if let Some(squeeze) = self.squeeze {
             x = squeeze.append(graph, &next(), x)?;
         }
-        x = self.pointwise(self.out, None).append(graph, &next(), x)?;
-        if self.stride == 1 && self.out == channels { self.skip(graph, name, input, x) } else { Ok(x) }
+        let skips = self.stride == 1 && self.out == channels;
+        let mut last = self.pointwise(self.out, None);
+        if skips && self.starts_as_identity {
+            last.norm = last.norm.zero();
+        }
+        x = last.append(graph, &next(), x)?;
+        if skips { self.skip(graph, name, input, x) } else { Ok(x) }
     }
 
     fn pointwise(&self, out: usize, activation: Option<Activation>) -> ConvNorm {

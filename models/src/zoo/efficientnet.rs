@@ -34,12 +34,12 @@ pub struct Scale {
 impl Scale {
     /// Width and depth as multiples of b0's, the classifier's dropout, PyTorch's default batch norm.
     pub const fn new(width: f64, depth: f64, dropout: f32) -> Self {
-        Self { width, depth, dropout, norm: BatchNorm { eps: 1e-5, momentum: 0.1 } }
+        Self { width, depth, dropout, norm: BatchNorm::new(1e-5, 0.1) }
     }
 
     /// The batch norm that torchvision gives b5 to b7.
     pub const fn tensorflow_norm(mut self) -> Self {
-        self.norm = BatchNorm { eps: 0.001, momentum: 0.01 };
+        self.norm = BatchNorm::new(0.001, 0.01);
         self
     }
 
@@ -96,6 +96,9 @@ fn blocks(scale: Scale) -> Vec<(String, InvertedResidual)> {
                 activation: SILU,
                 norm: scale.norm,
                 stochastic_depth: (STOCHASTIC_DEPTH * blocks.len() as f64 / total as f64) as f32,
+                // torchvision starts all scales at 1; on maps of a few pixels 16 noisy branches then drown the signal for
+                // hundreds of steps.
+                starts_as_identity: true,
             };
             blocks.push((format!("features.{}.{index}", stage + 1), block));
         }

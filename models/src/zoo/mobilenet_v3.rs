@@ -7,7 +7,7 @@ use super::blocks::{
 use crate::{Activation, BatchNorm, Conv2d, Graph, GraphError, Init, Linear, NodeId, Op, Stem, Task};
 
 /// torchvision's batch norm for this family.
-const NORM: BatchNorm = BatchNorm { eps: 0.001, momentum: 0.01 };
+const NORM: BatchNorm = BatchNorm::new(0.001, 0.01);
 const RELU: Activation = Activation::Relu;
 const SWISH: Activation = Activation::HardSwish;
 
@@ -90,7 +90,17 @@ fn block(&(kernel, expanded, out, squeezes, activation, stride): &Row) -> Invert
         activation: RELU,
         gate: Activation::HardSigmoid,
     });
-    InvertedResidual { expanded, out, kernel, stride, squeeze, activation, norm: NORM, stochastic_depth: 0.0 }
+    InvertedResidual {
+        expanded,
+        out,
+        kernel,
+        stride,
+        squeeze,
+        activation,
+        norm: NORM,
+        stochastic_depth: 0.0,
+        starts_as_identity: false,
+    }
 }
 
 fn classifier(graph: &mut Graph, x: NodeId, width: usize, classes: usize) -> Result<(), GraphError> {

@@ -7,7 +7,7 @@
 use super::blocks::{normalized, pooled_vector};
 use crate::{Activation, BatchNorm, Conv2d, Graph, GraphError, Init, Linear, NodeId, Task};
 
-const NORM: BatchNorm = BatchNorm { eps: 0.001, momentum: 0.001 };
+const NORM: BatchNorm = BatchNorm::new(0.001, 0.001);
 const LEAKY: Activation = Activation::LeakyRelu(0.1);
 const STEM: usize = 16;
 
