@@ -10,6 +10,9 @@ use serde::de::DeserializeOwned;
 use crate::failure::{Failure, Result};
 use crate::print::{self, note};
 
+/// Time of a whole distillation on the built-in data, its evaluations and its baseline apart.
+const SYNTH_BUDGET: &str = "150s";
+
 /// Keys of `file` with those of `flags` laid over them; tables are merged, everything else replaced. Another method
 /// leaves the options of the file's method behind.
 pub fn overlay(mut file: toml::Table, flags: toml::Table) -> toml::Table {
@@ -48,6 +51,14 @@ pub fn default_labels(table: &mut toml::Table) {
     let synth = table.get("data").is_none_or(|data| data.as_str() == Some("synth"));
     let labels = if synth { "10%" } else { "all" };
     table.entry("labels").or_insert_with(|| labels.into());
+}
+
+/// On the built-in data, where nothing is said about length, the job takes the time of a first try on any machine.
+pub fn default_budget(table: &mut toml::Table) {
+    let synth = table.get("data").is_none_or(|data| data.as_str() == Some("synth"));
+    if synth && ["epochs", "steps", "budget"].iter().all(|key| !table.contains_key(*key)) {
+        table.insert("budget".into(), SYNTH_BUDGET.into());
+    }
 }
 
 /// The folder asked for, or a new one below `runs/`.

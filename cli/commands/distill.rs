@@ -47,6 +47,7 @@ fn config(args: &DistillArgs) -> Result<DistillConfig> {
     let trainings = table.entry("train").or_insert_with(|| toml::Table::new().into());
     if let Some(trainings) = trainings.as_table_mut() {
         job::default_labels(trainings);
+        job::default_budget(trainings);
         trainings.remove("out"); // the file's run is another one
     }
     let mut config = DistillConfig::deserialize(table).map_err(Failure::mendable)?;

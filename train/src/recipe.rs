@@ -34,16 +34,20 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// The defaults for an architecture: FixMatch's and the survey's SGD for all of them.
-    pub fn of(_arch: &str) -> Self {
-        Self { optimizer: OptimizerKind::Sgd, schedule: Schedule::Cosine, warmup: 0.05, epochs: 30.0 }
+    /// The defaults for an architecture: FixMatch's SGD, but AdamW for EfficientNets, which SGD at one rate for all
+    /// networks leaves at chance for hundreds of steps on small pictures.
+    pub fn of(arch: &str) -> Self {
+        let adamw =
+            models::Architecture::find(arch).is_ok_and(|found| found.entry().family == "EfficientNet");
+        let optimizer = if adamw { OptimizerKind::Adamw } else { OptimizerKind::Sgd };
+        Self { optimizer, schedule: Schedule::Cosine, warmup: 0.05, epochs: 30.0 }
     }
 
     /// Largest learning rate of an optimizer.
     pub fn lr(self, optimizer: OptimizerKind) -> f64 {
         match optimizer {
             OptimizerKind::Sgd => 0.03,
-            OptimizerKind::Adamw => 0.002,
+            OptimizerKind::Adamw => 0.003,
         }
     }
 
