@@ -95,6 +95,9 @@ pub struct DistillArgs {
     /// Learning rate of the teacher's training; default as for --lr
     #[arg(long, value_name = "RATE", help_heading = "Teacher and student")]
     pub teacher_lr: Option<f64>,
+    /// Pictures in a step of the teacher's training; default as for --batch-size
+    #[arg(long, value_name = "N", help_heading = "Teacher and student")]
+    pub teacher_batch_size: Option<u32>,
     /// Also train the student on the labels alone, for as many steps, to compare; on by default for synth alone
     #[arg(long, help_heading = "Teacher and student", overrides_with = "no_baseline")]
     pub baseline: bool,

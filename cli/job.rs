@@ -10,7 +10,9 @@ use serde::de::DeserializeOwned;
 use crate::failure::{Failure, Result};
 use crate::print::{self, note};
 
-/// Time of a whole distillation on the built-in data, its evaluations and its baseline apart.
+/// A first try: labels of the built-in data where nothing is said of labels.
+const SYNTH_LABELS: &str = "250";
+/// Time of a whole distillation on the built-in data where nothing is said of its length, set-up and reports apart.
 const SYNTH_BUDGET: &str = "150s";
 
 /// Keys of `file` with those of `flags` laid over them; tables are merged, everything else replaced. Another method
@@ -46,19 +48,45 @@ pub fn read_config<T: DeserializeOwned>(
     Ok(table)
 }
 
-/// All labels, but for the built-in data a tenth: it is there to show what few labels can do.
+/// Whether a configuration's data is the built-in one.
+fn is_synth(table: &toml::Table) -> bool {
+    let name = |data: &str| data.split(':').next() == Some(data::sources::synth::NAME);
+    table.get("data").is_none_or(|data| data.as_str().is_some_and(name))
+}
+
+/// All labels, but few of the built-in data: it is there to show what few labels can do.
 pub fn default_labels(table: &mut toml::Table) {
-    let synth = table.get("data").is_none_or(|data| data.as_str() == Some("synth"));
-    let labels = if synth { "10%" } else { "all" };
+    let labels = if is_synth(table) { SYNTH_LABELS } else { "all" };
     table.entry("labels").or_insert_with(|| labels.into());
 }
 
-/// On the built-in data, where nothing is said about length, the job takes the time of a first try on any machine.
-pub fn default_budget(table: &mut toml::Table) {
-    let synth = table.get("data").is_none_or(|data| data.as_str() == Some("synth"));
-    if synth && ["epochs", "steps", "budget"].iter().all(|key| !table.contains_key(*key)) {
-        table.insert("budget".into(), SYNTH_BUDGET.into());
+/// On the built-in data, where nothing is said about length, a distillation takes the time of a first try on any
+/// machine. A method that uses the pictures without labels then makes small steps, so that there are enough of them:
+/// at its paper's 960 views a step there would be fifty. Says so.
+pub fn first_try(job: &mut toml::Table) {
+    let Some(toml::Value::Table(trainings)) = job.get_mut("train") else { return };
+    if !is_synth(trainings) || ["epochs", "steps", "budget"].iter().any(|key| trainings.contains_key(*key)) {
+        return;
     }
+    trainings.insert("budget".into(), SYNTH_BUDGET.into());
+    let method = trainings.get("method").and_then(toml::Value::as_str);
+    let method = method.and_then(|name| train::methods::find(name).ok());
+    let Some(method) = method.filter(|method| method.uses_unlabeled) else {
+        return;
+    };
+    if trainings.contains_key("batch-size") || trainings.contains_key("options") {
+        return;
+    }
+    let mut said = "16 labeled pictures a step".to_string();
+    if method.options.iter().any(|option| option.key == "mu") {
+        let options: toml::Table = [("mu".to_string(), "1".into())].into_iter().collect();
+        trainings.insert("options".into(), options.into());
+        said += " and as many without label (mu 1)";
+    }
+    job.entry("teacher-batch-size").or_insert_with(|| 16.into());
+    note(format!(
+        "a first try: the teacher takes {said}; --teacher-batch-size, --set and --budget change that"
+    ));
 }
 
 /// The folder asked for, or a new one below `runs/`.

@@ -23,7 +23,7 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_dir: Option<PathBuf>,
     /// Labels to train on: a count (250, as balanced as the classes allow), a share (10%, stratified), a count for each
-    /// class (25/class), or all; default all, for synth 10%
+    /// class (25/class), or all; default all, for synth 250
     #[arg(long, value_name = "N|N%|N/class|all", help_heading = "Data")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<String>,
@@ -67,15 +67,16 @@ pub struct Settings {
     #[arg(long, value_name = "TIME", help_heading = "Training", conflicts_with_all = ["steps", "epochs"])]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget: Option<String>,
-    /// Pictures in a step (labeled ones, for semi-supervised methods); default 64
+    /// Pictures in a step (labeled ones, for semi-supervised methods); default 64, down to 16 where an epoch would have
+    /// fewer than 16 steps
     #[arg(long, value_name = "N", help_heading = "Training")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_size: Option<usize>,
-    /// Learning rate at its peak; default by optimizer
+    /// Learning rate at its peak; default 0.03 for sgd, 0.003 for adamw
     #[arg(long, value_name = "RATE", help_heading = "Training")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr: Option<f64>,
-    /// sgd (Nesterov momentum) or adamw; default sgd
+    /// sgd (Nesterov momentum) or adamw; default sgd, for EfficientNets adamw
     #[arg(long, value_name = "NAME", help_heading = "Training")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub optimizer: Option<String>,
@@ -83,7 +84,8 @@ pub struct Settings {
     #[arg(long, value_name = "M", help_heading = "Training")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub momentum: Option<f64>,
-    /// Weight decay, on weights alone (neither biases nor batch norm); default 5e-4
+    /// Weight decay, on weights alone (neither biases nor batch norm); default 5e-4 for
+    /// sgd, 0.02 for adamw
     #[arg(long, value_name = "DECAY", help_heading = "Training")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight_decay: Option<f64>,
@@ -100,7 +102,7 @@ pub struct Settings {
     #[arg(long, value_name = "DECAY", help_heading = "Training")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema: Option<f64>,
-    /// Largest norm of the gradient; default no limit
+    /// Largest norm of the gradient, 0 for no limit; default 1 for adamw, 0 for sgd
     #[arg(long, value_name = "NORM", help_heading = "Training")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_norm: Option<f64>,

@@ -47,9 +47,9 @@ fn config(args: &DistillArgs) -> Result<DistillConfig> {
     let trainings = table.entry("train").or_insert_with(|| toml::Table::new().into());
     if let Some(trainings) = trainings.as_table_mut() {
         job::default_labels(trainings);
-        job::default_budget(trainings);
         trainings.remove("out"); // the file's run is another one
     }
+    job::first_try(&mut table);
     let mut config = DistillConfig::deserialize(table).map_err(Failure::mendable)?;
     config.train.out = job::run_folder(args.job.out.as_ref(), &run_name(&config));
     Ok(config)
@@ -65,6 +65,7 @@ fn nested(mut table: toml::Table) -> toml::Table {
         "baseline",
         "teacher-epochs",
         "teacher-lr",
+        "teacher-batch-size",
         "distillation-options",
     ];
     let mut trainings = match table.remove("train") {
@@ -94,6 +95,7 @@ fn flags(args: &DistillArgs) -> Result<toml::Table> {
     put("distillation", args.distillation.clone().map(Into::into));
     put("teacher-epochs", args.teacher_epochs.map(Into::into));
     put("teacher-lr", args.teacher_lr.map(Into::into));
+    put("teacher-batch-size", args.teacher_batch_size.map(Into::into));
     put("baseline", (args.baseline || args.no_baseline).then(|| args.baseline.into()));
     let mut options = pairs("--distillation-set", &args.distillation_set)?;
     options.extend(args.temperature.map(|value| ("temperature".into(), value.to_string())));

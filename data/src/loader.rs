@@ -155,14 +155,14 @@ fn part_number(part: Part) -> u64 {
 }
 
 fn pool(partition: &Partition, part: Part) -> Result<Vec<u32>> {
-    let (pool, mend) = match part {
-        Part::Labeled => (partition.labeled.clone(), "ask for more with --labels"),
-        Part::Unlabeled => (
-            partition.unlabeled.clone(),
-            "ask for fewer with --labels, add pictures in an unlabeled/ folder, or use --method supervised",
-        ),
-        Part::All => (partition.all(), "hold out less with --val"),
+    let mend = match part {
+        Part::Labeled => "ask for more with --labels",
+        Part::Unlabeled => {
+            "ask for fewer with --labels, add pictures in an unlabeled/ folder, or use --method supervised"
+        }
+        Part::All => "hold out less with --val",
     };
+    let pool = partition.pictures(part);
     if pool.is_empty() { Err(DataError::EmptyPart { part: part.name(), mend }) } else { Ok(pool) }
 }
 

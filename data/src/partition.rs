@@ -10,7 +10,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DataError, Dataset, Result, Selection,
+    DataError, Dataset, Part, Result, Selection,
     random::{Stream, permutation},
 };
 
@@ -205,6 +205,15 @@ impl Partition {
     /// Every training picture that is not held out, labeled ones first.
     pub fn all(&self) -> Vec<u32> {
         self.labeled.iter().chain(&self.unlabeled).copied().collect()
+    }
+
+    /// The pictures that a draw from `part` takes from.
+    pub fn pictures(&self, part: Part) -> Vec<u32> {
+        match part {
+            Part::Labeled => self.labeled.clone(),
+            Part::Unlabeled => self.unlabeled.clone(),
+            Part::All => self.all(),
+        }
     }
 
     /// How many labels of each class are trained on.

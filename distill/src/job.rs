@@ -40,6 +40,9 @@ pub struct DistillConfig {
     /// Largest learning rate of the teacher's training, where it differs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teacher_lr: Option<f64>,
+    /// Labeled pictures of a step of the teacher's training, where they differ.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teacher_batch_size: Option<usize>,
     /// Options of the distillation method.
     pub distillation_options: BTreeMap<String, String>,
     /// Settings of the trainings: `method` and `options` are the teacher's, `out` is the job's folder, `arch` is not used.
@@ -55,6 +58,7 @@ impl Default for DistillConfig {
             baseline: None,
             teacher_epochs: None,
             teacher_lr: None,
+            teacher_batch_size: None,
             distillation_options: BTreeMap::new(),
             train: Config::default(),
         }
@@ -73,9 +77,30 @@ pub enum JobOutcome {
     },
 }
 
-/// Shares of a budget: the student asks the teacher in every step, the baseline does not.
-const BUDGET: [(&str, f64); 2] = [("teacher", 0.35), ("student", 0.4)];
-const BUDGET_WITHOUT_BASELINE: [(&str, f64); 2] = [("teacher", 0.45), ("student", 0.55)];
+/// Shares of a budget. The baseline takes as many steps as the student, each of which is cheaper, since the student asks
+/// the teacher.
+#[derive(Clone, Copy)]
+struct Shares {
+    teacher: f64,
+    student: f64,
+    baseline: f64,
+}
+
+impl Shares {
+    /// For a teacher that learns from labels alone.
+    const SUPERVISED: Self = Self { teacher: 0.35, student: 0.4, baseline: 0.25 };
+    /// For one whose steps hold several views of the pictures without labels too.
+    const SEMI_SUPERVISED: Self = Self { teacher: 0.54, student: 0.28, baseline: 0.18 };
+
+    /// The shares of the stages that there are.
+    fn among(self, teacher: bool, baseline: bool) -> Self {
+        let there = |there: bool, share: f64| if there { share } else { 0.0 };
+        let kept =
+            Self { teacher: there(teacher, self.teacher), baseline: there(baseline, self.baseline), ..self };
+        let whole = kept.teacher + kept.student + kept.baseline;
+        Self { teacher: kept.teacher / whole, student: kept.student / whole, baseline: kept.baseline / whole }
+    }
+}
 
 /// File of a job's configuration in its folder.
 fn job_file(folder: &Path) -> PathBuf {
@@ -261,8 +286,9 @@ impl<'a> Job<'a> {
             arch: architecture.name().into(),
             epochs: self.config.teacher_epochs.or(train.epochs),
             lr: self.config.teacher_lr.or(train.lr),
+            batch_size: self.config.teacher_batch_size.or(train.batch_size),
             out: self.folder.path().join("teacher"),
-            budget: self.budget("teacher")?,
+            budget: self.budget(|shares| shares.teacher)?,
             ..train.clone()
         })
     }
@@ -273,13 +299,13 @@ impl<'a> Job<'a> {
             method: self.entry.name.into(),
             options: self.options.resolved(),
             out: self.folder.path().into(),
-            budget: self.budget("student")?,
+            budget: self.budget(|shares| shares.student)?,
             ..self.config.train.clone()
         };
         Ok(config.resolve(f64::from(self.entry.ema))?)
     }
 
-    /// The student's network and steps, on the labels alone.
+    /// The student's network, steps and batch, on the labels alone.
     fn baseline_config(&self, student: &Summary) -> Result<Config> {
         Ok(Config {
             arch: self.student()?,
@@ -289,6 +315,7 @@ impl<'a> Job<'a> {
             budget: None,
             epochs: None,
             steps: Some(student.steps),
+            batch_size: Config::read(&RunFolder::new(&student.run).config())?.batch_size,
             ..self.config.train.clone()
         })
     }
@@ -298,18 +325,14 @@ impl<'a> Job<'a> {
     }
 
     /// A stage's share of the job's time.
-    fn budget(&self, stage: &str) -> Result<Option<String>> {
+    fn budget(&self, share: fn(&Shares) -> f64) -> Result<Option<String>> {
         let Some(text) = &self.config.train.budget else { return Ok(None) };
-        let shares = if self.baseline { BUDGET } else { BUDGET_WITHOUT_BASELINE };
-        let trained = matches!(self.source, Source::Train(_));
-        let whole: f64 =
-            shares.iter().filter(|(name, _)| trained || *name != "teacher").map(|(_, share)| share).sum();
-        let share = shares
-            .iter()
-            .find(|(name, _)| *name == stage)
-            .map_or(1.0, |(_, share)| share / if trained { 1.0 } else { whole });
-        let seconds = parse_duration(text)?.as_secs_f64() * share;
-        Ok(Some(format!("{seconds:.0}s")))
+        let shares = match train::methods::find(&self.config.train.method)?.uses_unlabeled {
+            true => Shares::SEMI_SUPERVISED,
+            false => Shares::SUPERVISED,
+        };
+        let shares = shares.among(matches!(self.source, Source::Train(_)), self.baseline);
+        Ok(Some(format!("{:.0}s", parse_duration(text)?.as_secs_f64() * share(&shares))))
     }
 
     fn report(

@@ -49,7 +49,7 @@ fn config(out: PathBuf) -> DistillConfig {
         train: Config {
             features: Some(16),
             labels: "40".into(),
-            batch_size: 8,
+            batch_size: Some(8),
             steps: Some(6),
             checkpoint_steps: Some(2),
             seed: 3,

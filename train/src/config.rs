@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
 use crate::folder::write_atomically;
-use crate::recipe::{OptimizerKind, Recipe};
+use crate::recipe::{MOST_PER_BATCH, OptimizerKind, Recipe};
 use crate::schedule::Schedule;
 
 /// A training run.
@@ -63,8 +63,10 @@ pub struct Config {
     /// Time to fit the steps into: `90s`, `10m`, `2h`. Measured once; the steps that follow are kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget: Option<String>,
-    /// Labeled pictures of a step (all of its pictures where a method draws no labels).
-    pub batch_size: usize,
+    /// Labeled pictures of a step (all of its pictures where a method draws no labels); by default 64, and fewer where
+    /// a walk over the main draw's pictures would be short of 16 steps (see [`crate::recipe::batch_size`]).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_size: Option<usize>,
     /// Batches whose gradients are averaged before a step.
     pub accumulate: usize,
     /// Optimizer.
@@ -91,7 +93,7 @@ pub struct Config {
     /// the architecture has less: a short run has to forget its start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bn_momentum: Option<f64>,
-    /// Largest norm of the gradient.
+    /// Largest norm of the gradient; 0 for no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_norm: Option<f64>,
 
@@ -131,7 +133,7 @@ impl Default for Config {
             epochs: None,
             steps: None,
             budget: None,
-            batch_size: 64,
+            batch_size: None,
             accumulate: 1,
             optimizer: None,
             lr: None,
@@ -191,6 +193,7 @@ impl Config {
         let optimizer = self.optimizer.unwrap_or(recipe.optimizer);
         self.lr.get_or_insert(recipe.lr(optimizer));
         self.weight_decay.get_or_insert(recipe.weight_decay(optimizer));
+        self.clip_norm.get_or_insert(recipe.clip_norm(optimizer));
         self.schedule.get_or_insert(recipe.schedule);
         self.warmup.get_or_insert(recipe.warmup);
         self.ema.get_or_insert(ema);
@@ -208,10 +211,10 @@ impl Config {
         within("warmup", self.warmup, 0.0, 1.0)?;
         within("ema", self.ema, 0.0, 0.999_999_9)?;
         within("bn-momentum", self.bn_momentum, 0.0, 1.0)?;
-        within("clip-norm", self.clip_norm, f64::MIN_POSITIVE, 1e9)?;
+        within("clip-norm", self.clip_norm, 0.0, 1e9)?;
         within("epochs", self.epochs, f64::MIN_POSITIVE, 1e9)?;
         at_least_one("steps", self.steps.unwrap_or(1))?;
-        at_least_one("batch-size", self.batch_size as u64)?;
+        at_least_one("batch-size", self.batch_size.unwrap_or(1) as u64)?;
         at_least_one("accumulate", self.accumulate as u64)?;
         at_least_one("checkpoint-steps", self.checkpoint_steps.unwrap_or(1))?;
         self.budget().map(|_| ())
@@ -223,6 +226,11 @@ impl Config {
     /// [`TrainError::Setting`] for a text that is no time.
     pub fn budget(&self) -> Result<Option<Duration>> {
         self.budget.as_deref().map(parse_duration).transpose()
+    }
+
+    /// Labeled pictures of a step, where they are settled or 64.
+    pub fn batch_size(&self) -> usize {
+        self.batch_size.unwrap_or(MOST_PER_BATCH)
     }
 
     /// The device.
@@ -379,7 +387,7 @@ mod tests {
         let error = |config: Config| config.resolve(0.0).unwrap_err().to_string();
         assert!(error(Config { lr: Some(-1.0), ..Config::default() }).contains("lr: expected a number"));
         assert!(error(Config { lr: Some(f64::NAN), ..Config::default() }).contains("found `NaN`"));
-        assert!(error(Config { batch_size: 0, ..Config::default() }).contains("batch-size"));
+        assert!(error(Config { batch_size: Some(0), ..Config::default() }).contains("batch-size"));
         assert!(error(Config { budget: Some("soon".into()), ..Config::default() }).contains("10m"));
     }
 

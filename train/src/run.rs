@@ -11,6 +11,7 @@ use crate::event::{Event, Sink};
 use crate::folder::{RunFolder, RunState};
 use crate::ground::Ground;
 use crate::methods::{self, Method, Options};
+use crate::recipe::{MOST_PER_BATCH, batch_size};
 use crate::summary::Summary;
 use crate::trainer::{self, Job};
 
@@ -135,7 +136,7 @@ fn check_folder(folder: &RunFolder, resume: bool) -> Result<()> {
     Ok(())
 }
 
-/// Turns a budget into a number of steps, measured on this machine.
+/// Settles what follows from the data and the machine: the batch, and the steps that fit into a budget.
 fn settle(
     ground: &Ground,
     config: &Config,
@@ -143,6 +144,11 @@ fn settle(
     session: &mut Session<'_>,
 ) -> Result<Config> {
     let mut config = config.clone();
+    if config.batch_size.is_none() {
+        let method = build()?;
+        let draw = &method.draws(MOST_PER_BATCH)[method.main_draw()];
+        config.batch_size = Some(batch_size(ground.partition.pictures(draw.part).len()));
+    }
     if let (None, Some(budget)) = (config.steps, config.budget()?) {
         let steps = trainer::fit(ground, &config, build()?, budget)?;
         config.steps = Some(steps);

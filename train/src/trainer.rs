@@ -149,7 +149,7 @@ impl<'a> Trainer<'a> {
             student.freeze(&|node| config.freezes(node));
         }
         let average = if config.ema.is_some_and(|decay| decay > 0.0) { Some(net()?) } else { None };
-        let draws = method.draws(config.batch_size);
+        let draws = method.draws(config.batch_size());
         let pictures = draws.iter().map(|draw| draw.count * draw.views.len()).sum::<usize>() as u64;
         Ok(Self {
             ground,
@@ -344,7 +344,7 @@ impl<'a> Trainer<'a> {
             lr: lr as f32,
             weight_decay: config.weight_decay.unwrap_or(0.0) as f32,
             grad_scale: 1.0 / config.accumulate as f32,
-            clip_norm: config.clip_norm.map(|norm| norm as f32),
+            clip_norm: config.clip_norm.filter(|&norm| norm > 0.0).map(|norm| norm as f32),
             ema: self.average.as_ref().map(|average| (average, decay)),
         })?;
         Ok(lr)
@@ -533,7 +533,7 @@ impl<'a> Trainer<'a> {
 fn loader(ground: &Ground, config: &Config, method: &dyn Method, start_step: u64) -> Result<Loader> {
     let flip = ground.partition.dataset.flips();
     let options = LoaderOptions { start_step, flip, ..LoaderOptions::default() };
-    Ok(Loader::new(ground.partition.clone(), method.draws(config.batch_size), config.seed, options)?)
+    Ok(Loader::new(ground.partition.clone(), method.draws(config.batch_size()), config.seed, options)?)
 }
 
 /// Least share of a batch in the running statistics: a run has to forget their start in a twentieth of its steps.

@@ -40,7 +40,7 @@ fn config(out: &Path, method: &str) -> Config {
         arch: "small-cnn-2".into(),
         features: Some(16),
         method: method.into(),
-        batch_size: 4,
+        batch_size: Some(4),
         steps: Some(12),
         seed: 5,
         out: out.into(),
