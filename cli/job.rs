@@ -117,3 +117,36 @@ pub fn say_stopped(command: &str, run: &Path, step: u64, steps: u64) {
         run.display()
     ));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(text: &str) -> toml::Table {
+        let mut job: toml::Table = toml::from_str(text).unwrap();
+        first_try(&mut job);
+        job
+    }
+
+    #[test]
+    fn a_first_try_has_a_budget_and_steps_that_fit_it() {
+        let supervised = after("[train]");
+        assert_eq!(supervised["train"]["budget"].as_str(), Some(SYNTH_BUDGET));
+        assert!(!supervised.contains_key("teacher-batch-size"));
+        let fixmatch = after("[train]\ndata = \"synth:100/50\"\nmethod = \"fixmatch\"");
+        assert_eq!(fixmatch["teacher-batch-size"].as_integer(), Some(16));
+        assert_eq!(fixmatch["train"]["options"]["mu"].as_str(), Some("1"));
+    }
+
+    #[test]
+    fn what_the_user_says_stands() {
+        for said in ["steps = 5", "data = \"photos\"", "budget = \"1h\"", "epochs = 2"] {
+            let text = format!("[train]\n{said}");
+            assert_eq!(after(&text), toml::from_str::<toml::Table>(&text).unwrap());
+        }
+        let own = after("[train]\nmethod = \"fixmatch\"\noptions = { mu = 3 }");
+        assert!(
+            !own.contains_key("teacher-batch-size") && own["train"]["options"]["mu"].as_integer() == Some(3)
+        );
+    }
+}

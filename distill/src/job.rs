@@ -18,6 +18,7 @@ use train::{
 
 use crate::error::{DistillError, Result};
 use crate::methods::{self, DistillationEntry};
+use crate::page;
 use crate::report::{Report, Side, fidelity, gap, latency_us, selections};
 use crate::teachers::Teachers;
 
@@ -264,7 +265,8 @@ impl<'a> Job<'a> {
                 Outcome::Interrupted { .. } => return Ok(JobOutcome::Interrupted { stage: "baseline" }),
             },
         };
-        let report = self.report(teachers, &runs, taught, student, baseline)?;
+        let report = self.report(teachers, &runs, taught, student.clone(), baseline)?;
+        page::write(&report, &student, &self.folder)?;
         report.write(&self.folder.summary())?;
         Ok(JobOutcome::Finished(Box::new(report)))
     }
@@ -437,4 +439,20 @@ fn saved_latency(run: &Path) -> Result<f64> {
     let path = if run.is_dir() { RunFolder::new(run).model() } else { run.to_path_buf() };
     let (manifest, weights) = models::load(&path)?;
     latency_us(&manifest.graph().map_err(TrainError::from)?, &weights)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stages_that_there_are_share_the_whole_budget() {
+        for shares in [Shares::SUPERVISED, Shares::SEMI_SUPERVISED] {
+            for (teacher, baseline) in [(true, true), (true, false), (false, true), (false, false)] {
+                let Shares { teacher: first, student, baseline: last } = shares.among(teacher, baseline);
+                assert!((first + student + last - 1.0).abs() < 1e-12);
+                assert_eq!((first > 0.0, last > 0.0), (teacher, baseline));
+            }
+        }
+    }
 }

@@ -10,6 +10,7 @@
 pub mod error;
 pub mod job;
 pub mod methods;
+mod page;
 pub mod report;
 pub mod teachers;
 

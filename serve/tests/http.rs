@@ -251,7 +251,7 @@ async fn a_full_queue_refuses_and_says_when_to_come_back() {
     // One picture is in the engine, one waits or is on its way: there are two places.
     tokio::time::sleep(Duration::from_millis(50)).await;
     let refused = send(&server, post("image/png", file.clone())).await;
-    assert_eq!((refused.status, refused.code()), (StatusCode::SERVICE_UNAVAILABLE, "overloaded"));
+    assert_eq!((refused.status, refused.code()), (StatusCode::TOO_MANY_REQUESTS, "overloaded"));
     assert_eq!(refused.headers[header::RETRY_AFTER], "1");
     for _ in 0..3 {
         open.send(()).unwrap();

@@ -56,6 +56,8 @@ fn distillation_leaves_teacher_student_and_baseline() {
             "no model of {run}"
         );
     }
+    let page = std::fs::read_to_string(folder.path().join("runs/d/report.html")).unwrap();
+    assert!(page.contains("labels alone") && page.contains("small-cnn-3"), "{page}");
     let flags = "--data synth --labels 40 --steps 2 --batch-size 8 --no-baseline --out runs/again";
     succeed(folder.path(), &format!("distill --teacher runs/d/teacher --student small-cnn-2 {flags}"));
     assert!(

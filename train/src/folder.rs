@@ -65,6 +65,11 @@ impl RunFolder {
         self.path.join("summary.json")
     }
 
+    /// The page to look at.
+    pub fn page(&self) -> PathBuf {
+        self.path.join("report.html")
+    }
+
     /// TensorBoard's event file.
     pub fn tensorboard(&self) -> PathBuf {
         self.path.join("tb").join("events.out.tfevents.distill")

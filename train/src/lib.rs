@@ -19,6 +19,7 @@ pub mod init;
 pub mod loss;
 pub mod methods;
 mod pace;
+pub mod page;
 pub mod recipe;
 pub mod run;
 pub mod schedule;

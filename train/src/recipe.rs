@@ -80,3 +80,25 @@ impl Recipe {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_pictures_make_small_batches() {
+        let batches = [10, 250, 512, 1000, 1024, 50_000].map(batch_size);
+        assert_eq!(batches, [16, 16, 32, 62, 64, 64]);
+    }
+
+    #[test]
+    fn only_adam_is_limited() {
+        let effnet = Recipe::of("effnet");
+        assert_eq!((effnet.optimizer, effnet.clip_norm(effnet.optimizer)), (OptimizerKind::Adamw, 1.0));
+        let mobilenet = Recipe::of("mobilenet");
+        assert_eq!(
+            (mobilenet.optimizer, mobilenet.clip_norm(mobilenet.optimizer)),
+            (OptimizerKind::Sgd, 0.0)
+        );
+    }
+}

@@ -19,6 +19,7 @@ use crate::folder::RunFolder;
 use crate::ground::{Ground, with_momentum};
 use crate::methods::{Loss, Method, Nets, Progress};
 use crate::pace::{Pace, steps_within};
+use crate::page;
 use crate::run::{Outcome, Session};
 use crate::schedule::ema_decay;
 use crate::sink::{Metrics, TensorBoard};
@@ -427,6 +428,7 @@ impl<'a> Trainer<'a> {
             best: self.best.clone(),
         };
         checkpoint.write(&files.folder.checkpoint())?;
+        page::write(&files.folder, &self.config.run_name(), None)?;
         self.checkpointed = Instant::now();
         Ok(())
     }
@@ -458,6 +460,7 @@ impl<'a> Trainer<'a> {
         files.tell(session, &Event::Finished(Box::new(summary.clone())))?;
         files.metrics.sync()?;
         files.tensorboard.sync()?;
+        page::write(&files.folder, &self.config.run_name(), Some(&summary))?;
         summary.write(&files.folder.summary())?;
         Ok(summary)
     }

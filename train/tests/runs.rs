@@ -103,6 +103,18 @@ fn supervised_training_learns_an_easy_task() {
     assert!(summary.train_accuracy > 0.9 && summary.val_accuracy.unwrap() > 0.9, "{summary:?}");
 }
 
+/// 40 labels make batches of 16; what was settled is in the run's configuration, and the run has a page.
+#[test]
+fn a_run_keeps_what_was_settled_and_leaves_a_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config { batch_size: None, ..config(&folder.path().join("run"), "supervised") };
+    finished(train(&config, &mut Listener::default(), false).unwrap());
+    let run = RunFolder::new(&config.out);
+    assert_eq!(Config::read(&run.config()).unwrap().batch_size, Some(16));
+    let page = std::fs::read_to_string(run.page()).unwrap();
+    assert!(page.contains("<polyline") && page.contains("test accuracy"), "{page}");
+}
+
 #[test]
 fn every_method_is_resumed_to_the_same_bytes_after_a_kill() {
     for method in ["supervised", "fixmatch", "mean-teacher", "comatch"] {

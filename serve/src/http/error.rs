@@ -69,7 +69,8 @@ impl ApiError {
             Self::Picture { source, .. } => picture_status(source),
             Self::NoRoute { .. } => StatusCode::NOT_FOUND,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Overloaded | Self::NotReady => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
+            Self::NotReady => StatusCode::SERVICE_UNAVAILABLE,
             Self::Engine { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
