@@ -20,6 +20,8 @@ struct Options {
     small_stem: bool,
     infer: bool,
     profile: bool,
+    /// Wall-clock time on one thread too.
+    wall: bool,
     isa: Option<String>,
 }
 
@@ -34,6 +36,7 @@ fn options() -> Result<Options, Box<dyn Error>> {
         small_stem: false,
         infer: false,
         profile: false,
+        wall: false,
         isa: None,
     };
     let mut arguments = std::env::args().skip(1);
@@ -50,6 +53,7 @@ fn options() -> Result<Options, Box<dyn Error>> {
             "--small-stem" => options.small_stem = true,
             "--infer" => options.infer = true,
             "--profile" => options.profile = true,
+            "--wall" => options.wall = true,
             other => return Err(format!("unknown option {other}").into()),
         }
     }
@@ -66,12 +70,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         None => Runtime::new(Device::Cpu, options.threads)?,
     };
     println!(
-        "{} at {} px, batch {}, {} threads, {}",
+        "{} at {} px, batch {}, {} threads, {}, {} multiply-accumulates a picture",
         options.arch,
         options.size,
         options.batch,
         runtime.threads(),
-        runtime.isa()
+        runtime.isa(),
+        models::cost::total(&graph).macs
     );
     let pictures =
         (0..options.batch).flat_map(|index| formula::picture(index, 3, options.size, options.size));
@@ -83,8 +88,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Milliseconds of every iteration, sorted: by the clock, or, on one thread, of the processor, which a busy machine
-/// does not stretch.
+/// Milliseconds of every iteration, sorted: by the clock, or, on one thread and without `--wall`, of the processor, which
+/// a busy machine does not stretch.
 fn timed(
     options: &Options,
     iterations: usize,
@@ -92,11 +97,12 @@ fn timed(
 ) -> Result<Vec<f64>, Box<dyn Error>> {
     let mut times = Vec::with_capacity(iterations);
     for _ in 0..iterations {
-        let (start, busy) = (Instant::now(), processor_seconds());
+        let busy = if options.threads == 1 && !options.wall { processor_seconds() } else { None };
+        let start = Instant::now();
         work()?;
-        let elapsed = match (options.threads, busy) {
-            (1, Some(busy)) => processor_seconds().unwrap_or(busy) - busy,
-            _ => start.elapsed().as_secs_f64(),
+        let elapsed = match busy {
+            Some(busy) => processor_seconds().unwrap_or(busy) - busy,
+            None => start.elapsed().as_secs_f64(),
         };
         times.push(elapsed * 1e3);
     }

@@ -42,7 +42,8 @@ mod theta;
 pub use error::EngineError;
 pub use model::{Images, Model};
 #[cfg(feature = "candle")]
-pub use net::{BatchNormMode, Fwd, Grad, Net, Optimizer, Outputs, Step};
+pub use net::{BatchNormMode, Fwd, Grad, Net, Outputs, Step};
+pub use optimizer::Optimizer;
 pub use runtime::{Device, Runtime};
 
 /// Result of an engine call.

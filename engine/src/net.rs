@@ -9,7 +9,7 @@ use models::{Array, Graph, NodeId, Parameter, Weights};
 
 use crate::buffer::Buffer;
 use crate::model::output_shape;
-use crate::optimizer::{Moments, Piece, Update, pieces, square_sum, update};
+use crate::optimizer::{Moments, Optimizer, Piece, Update, pieces, square_sum, update};
 use crate::plan::fold::Folding;
 use crate::plan::{OutputRef, Plan, Purpose, lower};
 use crate::random::Stream;
@@ -79,27 +79,6 @@ impl Outputs {
             }
         })
     }
-}
-
-/// An optimizer over theta.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Optimizer {
-    /// Stochastic gradient descent as torch has it: decay is added to the gradient, then momentum.
-    Sgd {
-        /// Momentum.
-        momentum: f32,
-        /// Nesterov's form.
-        nesterov: bool,
-    },
-    /// Adam with decoupled weight decay.
-    AdamW {
-        /// Decay of the first moment.
-        beta1: f32,
-        /// Decay of the second moment.
-        beta2: f32,
-        /// Added to the root of the second moment.
-        eps: f32,
-    },
 }
 
 /// One update of a network from its gradient buffer.

@@ -4,10 +4,30 @@
 
 use crate::buffer::Buffer;
 use crate::kernels::spans::{CHUNK, lanes};
-use crate::net::Optimizer;
 use crate::pool::{Disjoint, Pool};
 use crate::simd::{Simd, dispatch};
 use crate::theta::Table;
+
+/// An optimizer over theta.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Optimizer {
+    /// Stochastic gradient descent as torch has it: decay is added to the gradient, then momentum.
+    Sgd {
+        /// Momentum.
+        momentum: f32,
+        /// Nesterov's form.
+        nesterov: bool,
+    },
+    /// Adam with decoupled weight decay.
+    AdamW {
+        /// Decay of the first moment.
+        beta1: f32,
+        /// Decay of the second moment.
+        beta2: f32,
+        /// Added to the root of the second moment.
+        eps: f32,
+    },
+}
 
 /// What an optimizer remembers, in theta's layout.
 #[derive(Clone, Debug, Default)]

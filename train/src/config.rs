@@ -119,7 +119,7 @@ impl Default for Config {
         Self {
             data: "synth".into(),
             data_dir: "data".into(),
-            labels: "10%".into(),
+            labels: "250".into(),
             val: "auto".into(),
             image_size: None,
             fit: "stretch".into(),

@@ -20,8 +20,8 @@ use crate::ground::{Ground, with_momentum};
 use crate::methods::{Loss, Method, Nets, Progress};
 use crate::pace::{Pace, steps_within};
 use crate::page;
-use crate::run::{Outcome, Session};
 use crate::schedule::ema_decay;
+use crate::session::{Outcome, Session};
 use crate::sink::{Metrics, TensorBoard};
 use crate::summary::{Summary, peak_memory_bytes};
 

@@ -26,7 +26,11 @@ const CHORES: &[Chore] = &[
         summary: "fetch ONNX Runtime's shared library and print its path",
         run: onnxruntime::run,
     },
-    Chore { name: "peers", summary: "measure training steps against PyTorch, paired", run: peers::run },
+    Chore {
+        name: "peers",
+        summary: "measure against PyTorch (training) and ONNX Runtime (inference), paired",
+        run: peers::run,
+    },
 ];
 
 fn main() -> ExitCode {
