@@ -148,7 +148,7 @@ fn program(example: &str) -> PathBuf {
 fn training(case: &Case, options: &Options, python: &Path) -> Result<Paired> {
     const STEPS: &str = "20";
     let (size, batch) = (case.size.to_string(), case.number.to_string());
-    let script = root().join("xtask/peers/pytorch.py");
+    let script = root().join("xtask/peers/training.py");
     let mut peer = Peer::start(python, &script, &[&case.arch, &size, &batch, &options.threads, STEPS])?;
     let flags = ["--batch", &batch, "--threads", &options.threads, "--iterations", STEPS];
     let mut ours = Vec::new();
@@ -185,7 +185,7 @@ fn inference(case: &Case, options: &Options, python: &Path) -> Result<Paired> {
     )?;
     // About a second a round, on either side.
     let calls = (2_000_000 / (case.size * case.size)).clamp(30, 1000).to_string();
-    let script = root().join("xtask/peers/onnxruntime.py");
+    let script = root().join("xtask/peers/inference.py");
     let mut peer = Peer::start(python, &script, &[&file.display().to_string(), &threads, &calls])?;
     let flags = ["--infer", "--wall", "--batch", "1", "--threads", &threads, "--iterations", &calls];
     let (mut ours, mut theirs, mut macs) = (Vec::new(), Vec::new(), 0.0);
