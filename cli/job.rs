@@ -13,7 +13,7 @@ use crate::print::{self, note};
 /// A first try: labels of the built-in data where nothing is said of labels.
 const SYNTH_LABELS: &str = "250";
 /// Time of a whole distillation on the built-in data where nothing is said of its length, set-up and reports apart.
-const SYNTH_BUDGET: &str = "150s";
+const SYNTH_BUDGET: &str = "140s";
 
 /// Keys of `file` with those of `flags` laid over them; tables are merged, everything else replaced. Another method
 /// leaves the options of the file's method behind.

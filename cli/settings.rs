@@ -63,7 +63,7 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<u64>,
     /// Fit the number of steps to this time, for example 90s, 10m or 2h; measured on the first steps; default none, for
-    /// a distillation on synth 150s
+    /// a distillation on synth 140s
     #[arg(long, value_name = "TIME", help_heading = "Training", conflicts_with_all = ["steps", "epochs"])]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget: Option<String>,
