@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::time::Duration;
 
+pub use train::summary::percent;
+
 /// Writes a line to standard output; ends the program quietly if nobody reads it (`distill models | head -1`).
 pub fn line(text: impl AsRef<str>) {
     let mut out = std::io::stdout().lock();
@@ -97,11 +99,6 @@ pub fn thousands(number: u64) -> String {
         out.push(digit);
     }
     out
-}
-
-/// A share as a percentage with two digits, `-` where there is none.
-pub fn percent(share: Option<f64>) -> String {
-    share.map_or_else(|| "-".into(), |share| format!("{:.2}", share * 100.0))
 }
 
 #[cfg(test)]

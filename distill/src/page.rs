@@ -1,7 +1,7 @@
 //! The page of a finished distillation, `report.html`: the networks beside each other, and how each learned.
 
 use train::page::{Curve, History, chart, confusion, document, table};
-use train::{Result, RunFolder, Summary, folder::write_atomically};
+use train::{Result, RunFolder, Summary, folder::write_atomically, summary::percent};
 
 use crate::report::{Report, Side};
 
@@ -43,8 +43,6 @@ pub(crate) fn write(report: &Report, trained: &Summary, folder: &RunFolder) -> R
 }
 
 fn row(name: &str, side: &Side) -> Vec<String> {
-    let percent =
-        |share: Option<f64>| share.map_or_else(|| "-".into(), |share| format!("{:.2}", share * 100.0));
     vec![
         name.into(),
         side.arch.clone(),

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::error::{Result, TrainError};
 use crate::folder::{RunFolder, write_atomically};
-use crate::summary::Summary;
+use crate::summary::{Summary, percent};
 
 /// A line of a chart.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -99,15 +99,14 @@ pub fn write(folder: &RunFolder, title: &str, summary: Option<&Summary>) -> Resu
 }
 
 fn facts(summary: &Summary) -> String {
-    let percent =
-        |share: Option<f64>| share.map_or_else(|| "-".into(), |share| format!("{:.2} %", share * 100.0));
+    let accuracy = |share: Option<f64>| percent(share) + if share.is_some() { " %" } else { "" };
     let row = |name: &str, value: String| vec![name.to_string(), value];
     table(
         &["", ""],
         &[
-            row("test accuracy", percent(summary.test_accuracy)),
-            row("validation accuracy", percent(summary.val_accuracy)),
-            row("training accuracy", percent(Some(summary.train_accuracy))),
+            row("test accuracy", accuracy(summary.test_accuracy)),
+            row("validation accuracy", accuracy(summary.val_accuracy)),
+            row("training accuracy", accuracy(Some(summary.train_accuracy))),
             row("labels", summary.labels.to_string()),
             row("pictures without label", summary.unlabeled.to_string()),
             row("parameters", summary.params.to_string()),

@@ -84,6 +84,11 @@ impl Summary {
     }
 }
 
+/// A share as a percentage with two digits, `-` where there is none.
+pub fn percent(share: Option<f64>) -> String {
+    share.map_or_else(|| "-".into(), |share| format!("{:.2}", share * 100.0))
+}
+
 /// Largest resident memory of this process so far, in bytes, where the system says (Linux's `VmHWM`).
 pub fn peak_memory_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;

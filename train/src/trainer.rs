@@ -219,6 +219,7 @@ impl<'a> Trainer<'a> {
             let interrupted = session.interrupted() && self.position.step < self.position.steps;
             if interrupted || self.checkpoint_is_due() {
                 self.checkpoint(files, session)?;
+                page::write(&files.folder, &self.config.run_name(), None)?;
             }
             if interrupted {
                 let (step, steps) = (self.position.step, self.position.steps);
@@ -428,7 +429,6 @@ impl<'a> Trainer<'a> {
             best: self.best.clone(),
         };
         checkpoint.write(&files.folder.checkpoint())?;
-        page::write(&files.folder, &self.config.run_name(), None)?;
         self.checkpointed = Instant::now();
         Ok(())
     }
