@@ -20,7 +20,8 @@
 #![allow(unsafe_code)] // kernels; every block gives its reason
 #![cfg_attr(not(feature = "candle"), allow(dead_code, unused_imports))] // what only training uses
 
-mod buffer;
+#[doc(hidden)] // public for the benchmarks alone
+pub mod buffer;
 mod error;
 #[doc(hidden)] // public for the benchmarks alone
 pub mod kernels;
@@ -40,6 +41,7 @@ pub mod simd;
 mod theta;
 
 pub use error::EngineError;
+pub use kernels::conv::WeightFormat;
 pub use model::{Images, Model};
 #[cfg(feature = "candle")]
 pub use net::{BatchNormMode, Fwd, Grad, Net, Outputs, Step};
