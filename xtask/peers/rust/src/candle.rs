@@ -181,3 +181,33 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stems_maximum_is_the_same_from_four_windows() -> Result<()> {
+        let values: Vec<f32> = (0..2 * 8 * 6).map(|index| (index * 37 % 101) as f32).collect();
+        let x = Tensor::from_vec(values, (1, 2, 8, 6), &Device::Cpu)?;
+        let pool = Pool2d::new(3).stride(2).padding(1);
+        let (trained, evaluated) = (max_pool(&x, &pool, true)?, max_pool(&x, &pool, false)?);
+        assert_eq!(trained.dims(), [1, 2, 4, 3]);
+        assert_eq!(trained.flatten_all()?.to_vec1::<f32>()?, evaluated.flatten_all()?.to_vec1::<f32>()?);
+        Ok(())
+    }
+
+    #[test]
+    fn gradients_reach_every_parameter() -> std::result::Result<(), Box<dyn Error>> {
+        for arch in ["small-cnn-3", "resnet18", "mobilenet-v3-small"] {
+            let network = Network::new(zoo::build(arch, &Task::new(CLASSES, 3, 32))?, &Device::Cpu)?;
+            let pictures = Tensor::rand(0_f32, 1.0, (4, 3, 32, 32), &Device::Cpu)?;
+            let logits = network.forward(&pictures, true)?;
+            assert_eq!(logits.dims(), [4, CLASSES]);
+            let gradients = logits.sqr()?.sum_all()?.backward()?;
+            let reached = network.trainable.iter().filter(|variable| gradients.get(variable).is_some());
+            assert_eq!(reached.count(), network.trainable.len(), "{arch}");
+        }
+        Ok(())
+    }
+}
