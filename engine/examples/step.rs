@@ -81,11 +81,23 @@ fn main() -> Result<(), Box<dyn Error>> {
     let pictures =
         (0..options.batch).flat_map(|index| formula::picture(index, 3, options.size, options.size));
     let pictures: Vec<u8> = pictures.collect();
+    let before = kilobytes("VmRSS");
     if options.infer {
-        infer(&options, &graph, &runtime, &pictures)
+        infer(&options, &graph, &runtime, &pictures)?;
     } else {
-        train(&options, graph, &runtime, pictures)
+        train(&options, graph, &runtime, pictures)?;
     }
+    if let Some((peak, before)) = kilobytes("VmHWM").zip(before) {
+        println!("peak memory of the network {} bytes", peak.saturating_sub(before) * 1024);
+    }
+    Ok(())
+}
+
+/// A figure of this process's memory, where the system tells: `VmRSS` is what it holds now, `VmHWM` the most it held.
+fn kilobytes(name: &str) -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
 /// Milliseconds of every iteration, sorted: by the clock, or, on one thread and without `--wall`, of the processor, which

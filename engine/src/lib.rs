@@ -25,6 +25,7 @@ pub mod buffer;
 mod error;
 #[doc(hidden)] // public for the benchmarks alone
 pub mod kernels;
+pub mod limits;
 mod model;
 #[cfg(feature = "candle")]
 mod net;
