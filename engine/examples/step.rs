@@ -7,7 +7,7 @@ use std::error::Error;
 use std::time::Instant;
 
 use candle_core::{Device as CandleDevice, Tensor};
-use engine::{BatchNormMode, Device, Fwd, Grad, Images, Model, Net, Optimizer, Runtime, Step};
+use engine::{BatchNormMode, Device, Fwd, Grad, Images, Model, Net, Optimizer, Runtime, Step, WeightFormat};
 use models::{Graph, Stem, Task, formula, zoo};
 
 struct Options {
@@ -23,6 +23,8 @@ struct Options {
     /// Wall-clock time on one thread too.
     wall: bool,
     isa: Option<String>,
+    /// In inference.
+    weights: WeightFormat,
 }
 
 fn options() -> Result<Options, Box<dyn Error>> {
@@ -38,6 +40,7 @@ fn options() -> Result<Options, Box<dyn Error>> {
         profile: false,
         wall: false,
         isa: None,
+        weights: WeightFormat::F32,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(flag) = arguments.next() {
@@ -50,6 +53,7 @@ fn options() -> Result<Options, Box<dyn Error>> {
             "--iterations" => options.iterations = value()?.parse()?,
             "--classes" => options.classes = value()?.parse()?,
             "--isa" => options.isa = Some(value()?),
+            "--weights" => options.weights = value()?.parse()?,
             "--small-stem" => options.small_stem = true,
             "--infer" => options.infer = true,
             "--profile" => options.profile = true,
@@ -185,7 +189,7 @@ fn train(
 }
 
 fn infer(options: &Options, graph: &Graph, runtime: &Runtime, pictures: &[u8]) -> Result<(), Box<dyn Error>> {
-    let mut model = Model::new(graph, &formula::weights(graph, 1.0), runtime)?;
+    let mut model = Model::with_format(graph, &formula::weights(graph, 1.0), options.weights, runtime)?;
     let mut work = || -> Result<(), Box<dyn Error>> {
         model.run(Images::U8(pictures))?;
         Ok(())

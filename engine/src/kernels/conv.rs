@@ -14,9 +14,12 @@
 //!
 //! Never here: normalization, or knowledge of the plan.
 
+use std::str::FromStr;
+
 use models::Activation;
 
 use crate::pool::Pool;
+use crate::{EngineError, Result};
 
 mod bf16;
 mod dense;
@@ -164,12 +167,36 @@ pub enum WeightFormat {
 }
 
 impl WeightFormat {
+    /// Their names.
+    pub const NAMES: [&'static str; 2] = ["f32", "bf16"];
+
+    /// `f32` or `bf16`.
+    pub fn name(self) -> &'static str {
+        match self {
+            WeightFormat::F32 => Self::NAMES[0],
+            WeightFormat::Bf16 => Self::NAMES[1],
+        }
+    }
+
     /// `value` as this format holds it.
     pub fn round(self, value: f32) -> f32 {
         match self {
             WeightFormat::F32 => value,
             WeightFormat::Bf16 => bf16::value(bf16::round(value)),
         }
+    }
+}
+
+impl FromStr for WeightFormat {
+    type Err = EngineError;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let found = [WeightFormat::F32, WeightFormat::Bf16].into_iter().find(|format| format.name() == name);
+        found.ok_or_else(|| EngineError::Unknown {
+            kind: "format of weights",
+            name: name.into(),
+            known: Self::NAMES.join(", "),
+        })
     }
 }
 

@@ -12,7 +12,7 @@ use super::gather::{Class, Source, Tap};
 use super::micro::MOST_ROWS;
 use super::product::{Product, Weights};
 use super::weight_gradient::WeightGradient;
-use super::winograd::{self, Grid, Size, Winograd};
+use super::winograd::{self, Grid, Size, WeightGradient as WinogradGradient, Winograd};
 use super::{BLOCK, ConvShape, Epilogue, Weight, bf16, scratch};
 
 /// Whether the columns of a kernel's row count as channels.
@@ -111,7 +111,7 @@ pub fn backward_input(
 }
 
 /// The gradient of the input as a convolution of `dy` with turned and transposed weights.
-fn winograd_backward_input(
+pub fn winograd_backward_input(
     pool: &Pool,
     shape: &ConvShape,
     size: Size,
@@ -170,14 +170,7 @@ pub fn backward_weight(
         gradient.run(pool, dw);
     };
     if let Some(size) = winograd::best_for_weights(shape) {
-        let gradient = winograd::WeightGradient {
-            grid: grid(shape, size, x),
-            channels: shape.in_channels,
-            columns: shape.out_channels,
-            dy,
-            accumulate,
-        };
-        return gradient.run(pool, dw);
+        return winograd_backward_weight(pool, shape, size, x, dy, dw, accumulate);
     }
     if folds(shape) {
         return with_padding(pool, shape, x, |source, class| {
@@ -185,6 +178,26 @@ pub fn backward_weight(
         });
     }
     run(input(shape, x), &Class::forward(shape)[0], shape.group_inputs(), dw);
+}
+
+/// The same by Winograd's convolution.
+pub fn winograd_backward_weight(
+    pool: &Pool,
+    shape: &ConvShape,
+    size: Size,
+    x: &[f32],
+    dy: &[f32],
+    dw: &mut [f32],
+    accumulate: bool,
+) {
+    let gradient = WinogradGradient {
+        grid: grid(shape, size, x),
+        channels: shape.in_channels,
+        columns: shape.out_channels,
+        dy,
+        accumulate,
+    };
+    gradient.run(pool, dw);
 }
 
 /// The patches of the output.
