@@ -24,6 +24,7 @@ mod buffer;
 mod error;
 #[doc(hidden)] // public for the benchmarks alone
 pub mod kernels;
+pub mod memory;
 mod model;
 #[cfg(feature = "candle")]
 mod net;
@@ -32,6 +33,7 @@ mod optimizer;
 mod plan;
 #[doc(hidden)] // public for the benchmarks alone
 pub mod pool;
+mod profile;
 mod random;
 mod run;
 mod runtime;
@@ -44,6 +46,7 @@ pub use model::{Images, Model};
 #[cfg(feature = "candle")]
 pub use net::{BatchNormMode, Fwd, Grad, Net, Outputs, Step};
 pub use optimizer::Optimizer;
+pub use profile::{NodeProfile, Pass, Profile};
 pub use runtime::{Device, Runtime};
 
 /// Result of an engine call.
