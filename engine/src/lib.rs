@@ -24,6 +24,7 @@ mod buffer;
 mod error;
 #[doc(hidden)] // public for the benchmarks alone
 pub mod kernels;
+pub mod limits;
 pub mod memory;
 mod model;
 #[cfg(feature = "candle")]
