@@ -29,7 +29,6 @@ pub mod memory;
 mod model;
 #[cfg(feature = "candle")]
 mod net;
-#[cfg(feature = "candle")]
 mod optimizer;
 mod plan;
 #[doc(hidden)] // public for the benchmarks alone

@@ -24,6 +24,7 @@ use std::collections::HashMap;
 
 use models::{Graph, NodeId, Shape};
 
+use crate::limits::Limits;
 use crate::plan::load::Load;
 use crate::plan::{Plan, Step};
 use crate::run::Timings;
@@ -81,6 +82,16 @@ impl Pass {
         self.weight_bytes + self.read_bytes + self.written_bytes
     }
 
+    /// The least seconds that these calls can take: the longer of arithmetic and memory. Weights come at the rate of
+    /// `all_weights` bytes, for between two calls all other steps read theirs; maps at the rate of their own size.
+    pub fn least_seconds(&self, limits: &Limits, all_weights: f64) -> f64 {
+        let maps = self.read_bytes + self.written_bytes;
+        let at_once = maps / (self.calls.max(1) as f64);
+        let memory =
+            self.weight_bytes / limits.read_bandwidth(all_weights) + maps / limits.read_bandwidth(at_once);
+        memory.max(self.flops / limits.flops)
+    }
+
     fn add(&mut self, pictures: usize, seconds: f64, load: &Load) {
         self.calls += 1;
         self.pictures += pictures as u64;
@@ -97,6 +108,11 @@ impl Profile {
     pub fn seconds(&self) -> [f64; 2] {
         let sum = |pass: fn(&NodeProfile) -> f64| self.nodes.iter().map(pass).sum();
         [sum(|node| node.forward.seconds), sum(|node| node.backward.seconds)]
+    }
+
+    /// Bytes of the parameters that a forward pass reads.
+    pub fn weight_bytes(&self) -> f64 {
+        self.nodes.iter().map(|node| node.forward.weight_bytes / node.forward.calls.max(1) as f64).sum()
     }
 }
 
@@ -153,5 +169,24 @@ fn record(graph: &Graph, step: &Step) -> NodeProfile {
         output: graph.node(step.node).shape,
         forward: Pass::default(),
         backward: Pass::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::Read;
+
+    #[test]
+    fn the_least_time_is_the_longer_of_arithmetic_and_memory() {
+        let read = |bytes, rate| Read { bytes, rate };
+        let limits = Limits { threads: 1, flops: 1e9, reads: vec![read(4096, 4e9), read(65536, 1e9)] };
+        let pass =
+            Pass { calls: 2, flops: 1e6, read_bytes: 4096.0, written_bytes: 4096.0, ..Pass::default() };
+        assert!((pass.least_seconds(&limits, 1e9) - 1e-3).abs() < 1e-12, "arithmetic");
+        let pass = Pass { flops: 0.0, ..pass };
+        assert!((pass.least_seconds(&limits, 1e9) - 8192.0 / 4e9).abs() < 1e-12, "maps of 4 KB a call");
+        let pass = Pass { weight_bytes: 1000.0, ..pass };
+        assert!((pass.least_seconds(&limits, 1e9) - 8192.0 / 4e9 - 1e-6).abs() < 1e-12, "weights from afar");
     }
 }
