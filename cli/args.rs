@@ -167,7 +167,12 @@ pub struct PredictArgs {
     /// Threads that compute; 0 means one per core
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub threads: usize,
-    /// Print a JSON array: per picture `path`, `top` (`index`, `label`, `probability`) and `times_us` by stage
+    /// Show where the network's time goes, node by node (native engine), beside what this machine can do at most; with
+    /// =FILE also as JSON in that file
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    pub profile: Option<Option<PathBuf>>,
+    /// Print a JSON array: per picture `path`, `top` (`index`, `label`, `probability`) and `times_us` by stage; with
+    /// --profile an object of `pictures` and `profile`
     #[arg(long)]
     pub json: bool,
 }
@@ -275,7 +280,11 @@ pub struct BenchArgs {
     /// ONNX Runtime's shared library, for .onnx files
     #[arg(long, value_name = "FILE")]
     pub ort_lib: Option<PathBuf>,
-    /// Print JSON instead of a table
+    /// Show where the time of the native engine goes, node by node, one picture at a time, beside what this machine can
+    /// do at most; with =FILE also as JSON in that file
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    pub profile: Option<Option<PathBuf>>,
+    /// Print JSON instead of a table; with --profile it has a `profile` too
     #[arg(long)]
     pub json: bool,
 }
@@ -285,9 +294,13 @@ pub struct BenchArgs {
 pub struct ModelsArgs {
     /// Network to describe
     pub name: Option<String>,
-    /// Show each node: shape, parameters, multiply-accumulates, activations
+    /// Show the memory that training and answering take, and each node: shape, parameters, multiply-accumulates,
+    /// activations
     #[arg(long, requires = "name")]
     pub cost: bool,
+    /// Pictures in a training step (views count), for its memory
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub batch_size: u32,
     /// Side of the pictures in pixels
     #[arg(long, value_name = "PX", default_value_t = 32)]
     pub image_size: usize,

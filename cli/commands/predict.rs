@@ -3,12 +3,14 @@
 use std::path::Path;
 
 use serde::Serialize;
+use serde_json::json;
 use serve::http::wire::{Candidate, Times};
 use serve::{Classifier, LoadOptions, Served};
 
 use crate::args::PredictArgs;
 use crate::failure::{Failure, Result};
 use crate::print;
+use crate::profile::{Request, Section};
 
 /// A picture's answer.
 #[derive(Serialize)]
@@ -23,6 +25,10 @@ pub fn run(args: &PredictArgs) -> Result {
     let mut classifier =
         Classifier::new(open(&args.model, args.engine.as_deref(), args.threads, args.ort_lib.as_deref())?)
             .map_err(Failure::mendable)?;
+    let request = Request::of(&args.profile)?;
+    if request.is_some() {
+        classifier.start_profile().map_err(Failure::mendable)?;
+    }
     let mut rows = Vec::new();
     let mut broken = 0;
     for path in &args.images {
@@ -34,15 +40,30 @@ pub fn run(args: &PredictArgs) -> Result {
             }
         }
     }
-    if args.json {
-        print::json(&rows);
-    } else {
-        rows.iter().for_each(show);
-    }
+    show_all(args, &rows, request, &classifier)?;
     match broken {
         0 => Ok(()),
         _ => Err(Failure::mendable(format!("{broken} of {} pictures could not be read", args.images.len()))),
     }
+}
+
+fn show_all(args: &PredictArgs, rows: &[Row], request: Option<Request>, classifier: &Classifier) -> Result {
+    let Some(request) = request else {
+        if args.json {
+            print::json(&rows);
+        } else {
+            rows.iter().for_each(show);
+        }
+        return Ok(());
+    };
+    let served = classifier.served();
+    let section = Section::of_answers(&served.card().name, served.threads(), classifier.profile());
+    if args.json {
+        print::json(&json!({ "pictures": rows, "profile": request.json([section])? }));
+        return Ok(());
+    }
+    rows.iter().for_each(show);
+    request.show([section])
 }
 
 /// Opens what `predict`, `serve` and `bench` take.

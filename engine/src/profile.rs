@@ -21,8 +21,9 @@
 //! Never here: the machine's limits (see [`crate::limits`]), printing.
 
 use std::collections::HashMap;
+use std::ops::AddAssign;
 
-use models::{Graph, NodeId, Shape};
+use models::{Graph, NodeId, Op, Shape};
 
 use crate::limits::Limits;
 use crate::plan::load::Load;
@@ -41,7 +42,7 @@ pub struct Profile {
 pub struct NodeProfile {
     /// The first node's name.
     pub name: String,
-    /// What the step is: `conv`, `conv 1x1`, `depthwise`, `norm`, `sum`, ...
+    /// What the step is: `conv`, `conv 1x1`, `linear`, `depthwise`, `norm`, `sum`, ...
     pub kind: &'static str,
     /// Operations of the nodes that are fused behind the first, in order.
     pub fused: Vec<&'static str>,
@@ -92,14 +93,29 @@ impl Pass {
         memory.max(self.flops / limits.flops)
     }
 
-    fn add(&mut self, pictures: usize, seconds: f64, load: &Load) {
-        self.calls += 1;
-        self.pictures += pictures as u64;
-        self.seconds += seconds;
-        self.flops += load.operations as f64;
-        self.weight_bytes += load.weights as f64;
-        self.read_bytes += load.read as f64;
-        self.written_bytes += load.written as f64;
+    /// A call on so many pictures.
+    fn call(pictures: usize, seconds: f64, load: &Load) -> Self {
+        Self {
+            calls: 1,
+            pictures: pictures as u64,
+            seconds,
+            flops: load.operations as f64,
+            weight_bytes: load.weights as f64,
+            read_bytes: load.read as f64,
+            written_bytes: load.written as f64,
+        }
+    }
+}
+
+impl AddAssign for Pass {
+    fn add_assign(&mut self, other: Self) {
+        self.calls += other.calls;
+        self.pictures += other.pictures;
+        self.seconds += other.seconds;
+        self.flops += other.flops;
+        self.weight_bytes += other.weight_bytes;
+        self.read_bytes += other.read_bytes;
+        self.written_bytes += other.written_bytes;
     }
 }
 
@@ -133,7 +149,7 @@ impl Recorder {
     pub(crate) fn forward(&mut self, graph: &Graph, plan: &Plan, timings: &Timings) {
         for (step, time) in plan.steps.iter().zip(&timings.forward) {
             let load = plan.forward_load(step);
-            self.node(graph, step).forward.add(plan.batch, time.as_secs_f64(), &load);
+            self.node(graph, step).forward += Pass::call(plan.batch, time.as_secs_f64(), &load);
         }
     }
 
@@ -143,7 +159,7 @@ impl Recorder {
         for step in &plan.backward {
             let (load, time) = (plan.backward_load(step), timings.backward[step.step]);
             let node = self.node(graph, &plan.steps[step.step]);
-            node.backward.add(plan.batch, time.as_secs_f64(), &load);
+            node.backward += Pass::call(plan.batch, time.as_secs_f64(), &load);
         }
     }
 
@@ -163,7 +179,7 @@ fn record(graph: &Graph, step: &Step) -> NodeProfile {
     let input = first.inputs.first().map_or(first.shape, |&input| graph.node(input).shape);
     NodeProfile {
         name: first.name.clone(),
-        kind: step.kind.name(),
+        kind: if matches!(first.op, Op::Linear(_)) { "linear" } else { step.kind.name() },
         fused: step.nodes[1..].iter().map(|&node| graph.node(node).op.kind()).collect(),
         input,
         output: graph.node(step.node).shape,

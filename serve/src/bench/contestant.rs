@@ -82,6 +82,11 @@ impl Contestant {
         })
     }
 
+    /// The engine's name.
+    pub fn engine_name(&self) -> &'static str {
+        self.served.card().engine.name()
+    }
+
     /// The model once more, for a server of its own.
     pub fn served_again(&self) -> Served {
         self.served.clone()

@@ -14,6 +14,7 @@ mod table;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use engine::Profile;
 use models::Stem;
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +48,8 @@ pub struct BenchOptions {
     pub batch: usize,
     /// Whether to measure over HTTP too.
     pub http: bool,
+    /// Whether to take the time of every node too, one picture at a time, after everything else.
+    pub profile: bool,
 }
 
 impl Default for BenchOptions {
@@ -63,6 +66,7 @@ impl Default for BenchOptions {
             budget: Duration::from_secs(10),
             batch: 32,
             http: true,
+            profile: false,
         }
     }
 }
@@ -97,6 +101,20 @@ pub struct BenchReport {
     pub threads: usize,
     /// One per model, the references last.
     pub rows: Vec<Row>,
+    /// One per model, in the same order, if they were asked for.
+    #[serde(skip)]
+    pub profiles: Vec<ModelProfile>,
+}
+
+/// Where a model's time goes, one picture after the other.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelProfile {
+    /// As it was named.
+    pub model: String,
+    /// The engine that ran it.
+    pub engine: &'static str,
+    /// Its nodes; `None` for an engine that keeps their times to itself.
+    pub profile: Option<Profile>,
 }
 
 /// The machine that it was measured on.
@@ -192,6 +210,10 @@ pub fn bench(options: &BenchOptions) -> Result<BenchReport> {
     let latencies = measure::in_process(&mut contestants, options)?;
     let throughputs = measure::offline(&mut contestants, options)?;
     let over_http = if options.http { Some(measure::over_http(&contestants, options)?) } else { None };
+    let profiles = match options.profile {
+        true => measure::profiles(&mut contestants, options)?,
+        false => Vec::new(),
+    };
     let mut rows = Vec::new();
     for (index, contestant) in contestants.iter().enumerate() {
         let http = over_http.as_ref().map(|samples| &samples[index]);
@@ -208,7 +230,7 @@ pub fn bench(options: &BenchOptions) -> Result<BenchReport> {
             ratio,
         ));
     }
-    Ok(BenchReport { machine: machine::describe(options.threads)?, threads: options.threads, rows })
+    Ok(BenchReport { machine: machine::describe(options.threads)?, threads: options.threads, rows, profiles })
 }
 
 fn check(options: &BenchOptions) -> Result<()> {
