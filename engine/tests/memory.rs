@@ -47,7 +47,6 @@ fn the_system_agrees(runtime: &Runtime) {
     let grown = peak().unwrap() - before;
     let ratio = grown as f64 / foretold as f64;
     assert!((0.7..1.3).contains(&ratio), "{grown} bytes, foretold {foretold}: {ratio:.3}");
-    println!("resnet18: {grown} bytes, foretold {foretold}: {ratio:.3}");
 }
 
 /// One test, since others would work in the same process meanwhile.
