@@ -66,8 +66,9 @@ impl Request {
         for section in &sections {
             section.print(&limits);
         }
-        if !sections.is_empty() {
-            explain(&limits);
+        match sections.is_empty() {
+            true => print::note("--profile: no step was taken, so there are no times"),
+            false => explain(&limits),
         }
         self.write(&whole(&sections, &limits))
     }
@@ -146,7 +147,7 @@ impl Section {
     }
 
     fn print(&self, limits: &Limits) {
-        print::line(format!("\n{}, {} threads", self.title, self.threads));
+        print::line(format!("\n{}, {}", self.title, threads(self.threads)));
         if !self.parts.is_empty() {
             print::line("");
             self.parts().print();
@@ -294,8 +295,8 @@ fn explain(limits: &Limits) {
         })
         .collect();
     print::line(format!(
-        "\nThis machine's limits now, {} threads: {:.0} GFLOP/s; reads {}.",
-        limits.threads,
+        "\nThis machine's limits now, {}: {:.0} GFLOP/s; reads {}.",
+        threads(limits.threads),
         limits.flops / 1e9,
         rates.join(", ")
     ));
@@ -351,6 +352,10 @@ fn sides(shape: Shape) -> Vec<usize> {
 /// `16x8x8`
 fn shape(shape: Shape) -> String {
     sides(shape).iter().map(usize::to_string).collect::<Vec<_>>().join("x")
+}
+
+fn threads(count: usize) -> String {
+    if count == 1 { "1 thread".into() } else { format!("{count} threads") }
 }
 
 fn percent(part: f64, whole: f64) -> String {
