@@ -67,7 +67,7 @@ impl Request {
             section.print(&limits);
         }
         match sections.is_empty() {
-            true => print::note("--profile: no step was taken, so there are no times"),
+            true => print::note("--profile: no node was timed"),
             false => explain(&limits),
         }
         self.write(&whole(&sections, &limits))
