@@ -146,6 +146,24 @@ pub enum EvalPart {
     Test,
 }
 
+/// Flags of what answers: the engine of runs and files.
+#[derive(Debug, Args)]
+pub struct EngineArgs {
+    /// Which engine answers: native (default for a run) or ort (ONNX Runtime; default for .onnx)
+    #[arg(long, value_name = "NAME")]
+    pub engine: Option<String>,
+    /// How the native engine stores weights: f32, or bf16, which is half as much to read where one picture at a time is
+    /// answered; sums are f32
+    #[arg(long, value_name = "FORMAT", default_value = "f32")]
+    pub weights: String,
+    /// Threads of each engine
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub threads: usize,
+    /// ONNX Runtime's shared library; default: ORT_DYLIB_PATH, beside this program, Python's onnxruntime, the system
+    #[arg(long, value_name = "FILE")]
+    pub ort_lib: Option<PathBuf>,
+}
+
 /// Flags of `predict`.
 #[derive(Debug, Args)]
 pub struct PredictArgs {
@@ -158,16 +176,14 @@ pub struct PredictArgs {
     /// How many classes to show of each picture
     #[arg(long, value_name = "K", default_value_t = 5)]
     pub top: usize,
-    /// Which engine answers: native (default for a run) or ort (ONNX Runtime; default for .onnx)
-    #[arg(long, value_name = "NAME")]
-    pub engine: Option<String>,
-    /// ONNX Runtime's shared library
-    #[arg(long, value_name = "FILE")]
-    pub ort_lib: Option<PathBuf>,
-    /// Threads that compute; 0 means one per core
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub threads: usize,
-    /// Print a JSON array: per picture `path`, `top` (`index`, `label`, `probability`) and `times_us` by stage
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// Show where the network's time goes, node by node (native engine), beside what this machine can do at most; with
+    /// =FILE also as JSON in that file
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    pub profile: Option<Option<PathBuf>>,
+    /// Print a JSON array: per picture `path`, `top` (`index`, `label`, `probability`) and `times_us` by stage; with
+    /// --profile an object of `pictures` and `profile`
     #[arg(long)]
     pub json: bool,
 }
@@ -204,18 +220,11 @@ pub struct ServeArgs {
     /// Address to listen on
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
     pub addr: String,
-    /// Which engine answers: native (default for a run) or ort (ONNX Runtime; default for .onnx)
-    #[arg(long, value_name = "NAME")]
-    pub engine: Option<String>,
-    /// ONNX Runtime's shared library
-    #[arg(long, value_name = "FILE")]
-    pub ort_lib: Option<PathBuf>,
+    #[command(flatten)]
+    pub engine: EngineArgs,
     /// Engines that answer side by side; 0 means one per core
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub workers: usize,
-    /// Threads within each engine
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub threads: usize,
     /// Pictures that may wait for an engine; beyond it requests are turned away with 429
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub queue: usize,
@@ -254,12 +263,8 @@ pub struct BenchArgs {
     /// First layers of networks given by name: imagenet or small
     #[arg(long, value_name = "STEM", default_value = "imagenet")]
     pub stem: String,
-    /// Engine of runs and files: native or ort (ONNX Runtime); default each one's own
-    #[arg(long, value_name = "NAME")]
-    pub engine: Option<String>,
-    /// Threads of each engine
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub threads: usize,
+    #[command(flatten)]
+    pub engine: EngineArgs,
     /// Calls that count, for each model, in turns with the others
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub samples: usize,
@@ -272,10 +277,11 @@ pub struct BenchArgs {
     /// Leave out the measurement over HTTP
     #[arg(long)]
     pub no_http: bool,
-    /// ONNX Runtime's shared library, for .onnx files
-    #[arg(long, value_name = "FILE")]
-    pub ort_lib: Option<PathBuf>,
-    /// Print JSON instead of a table
+    /// Show where the time of the native engine goes, node by node, one picture at a time, beside what this machine can
+    /// do at most; with =FILE also as JSON in that file
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    pub profile: Option<Option<PathBuf>>,
+    /// Print JSON instead of a table; with --profile it has a `profile` too
     #[arg(long)]
     pub json: bool,
 }
@@ -285,9 +291,13 @@ pub struct BenchArgs {
 pub struct ModelsArgs {
     /// Network to describe
     pub name: Option<String>,
-    /// Show each node: shape, parameters, multiply-accumulates, activations
+    /// Show the memory that training and answering take, and each node: shape, parameters, multiply-accumulates,
+    /// activations
     #[arg(long, requires = "name")]
     pub cost: bool,
+    /// Pictures in a training step (views count), for its memory
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub batch_size: u32,
     /// Side of the pictures in pixels
     #[arg(long, value_name = "PX", default_value_t = 32)]
     pub image_size: usize,

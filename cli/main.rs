@@ -7,6 +7,7 @@ mod commands;
 mod failure;
 mod job;
 mod print;
+mod profile;
 mod progress;
 mod settings;
 

@@ -32,15 +32,21 @@ pub fn json(value: &impl serde::Serialize) {
     }
 }
 
-/// Rows with a header, columns aligned: the first to the left, the rest to the right.
+/// Rows with a header, columns aligned: the first (or the first few) to the left, the rest to the right.
 pub struct Table {
     rows: Vec<Vec<String>>,
+    texts: usize,
 }
 
 impl Table {
     /// A table with this header.
     pub fn new(header: &[&str]) -> Self {
-        Self { rows: vec![header.iter().map(|cell| cell.to_string()).collect()] }
+        Self { rows: vec![header.iter().map(|cell| cell.to_string()).collect()], texts: 1 }
+    }
+
+    /// The same with its first `texts` columns to the left.
+    pub fn with_texts(self, texts: usize) -> Self {
+        Self { texts, ..self }
     }
 
     /// Adds a row of as many cells as the header has.
@@ -60,7 +66,7 @@ impl Table {
                 .unwrap_or(0)
         };
         let widths: Vec<usize> = (0..columns).map(width).collect();
-        self.rows.iter().map(|row| aligned(row, &widths)).collect()
+        self.rows.iter().map(|row| aligned(row, &widths, self.texts)).collect()
     }
 
     /// Prints it.
@@ -71,9 +77,9 @@ impl Table {
     }
 }
 
-fn aligned(row: &[String], widths: &[usize]) -> String {
+fn aligned(row: &[String], widths: &[usize], texts: usize) -> String {
     let cells = row.iter().zip(widths).enumerate().map(|(column, (cell, &width))| {
-        if column == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+        if column < texts { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
     });
     cells.collect::<Vec<_>>().join("  ").trim_end().to_string()
 }

@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use train::TrainingProfile;
 use train::event::{Event, Sink, Started, StepReport};
 
 use crate::print::{duration, note, percent, thousands};
@@ -17,12 +18,20 @@ pub struct Progress {
     bar: Option<ProgressBar>,
     terminal: bool,
     last_line: Instant,
+    wants_profile: bool,
+    profiles: Vec<(String, TrainingProfile)>,
 }
 
 impl Progress {
-    /// Bars if standard error is a terminal.
-    pub fn new() -> Self {
-        Self { bar: None, terminal: std::io::stderr().is_terminal(), last_line: Instant::now() }
+    /// Bars if standard error is a terminal. With `wants_profile` the trainings tell where their time goes.
+    pub fn new(wants_profile: bool) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        Self { bar: None, terminal, last_line: Instant::now(), wants_profile, profiles: Vec::new() }
+    }
+
+    /// Where the time of the trainings went, with their stages.
+    pub fn profiles(&self) -> &[(String, TrainingProfile)] {
+        &self.profiles
     }
 
     /// A line above the bar, or a plain one.
@@ -87,16 +96,24 @@ impl Sink for Progress {
             Event::Skipped { step, culprit, .. } => {
                 self.say(format!("{stage}: step {step} skipped: {culprit} is not finite"));
             }
+            Event::Profiled(profile) => self.profiles.push((stage.to_string(), (**profile).clone())),
             Event::Note { text } => self.say(format!("{stage}: {text}")),
             Event::Interrupted { .. } => self.finish(),
             Event::Finished(summary) => {
                 self.finish();
                 let time = duration(Duration::from_secs_f64(summary.seconds));
-                let speed = summary.pictures_per_second;
-                note(format!("{stage}: done in {time}, {speed:.0} pictures/s, in {}", summary.run.display()));
+                let (speed, waiting) = (summary.pictures_per_second, summary.wait_share * 100.0);
+                let run = summary.run.display();
+                note(format!(
+                    "{stage}: done in {time}, {speed:.0} pictures/s ({waiting:.1} % waiting for data), in {run}"
+                ));
             }
         }
         Ok(())
+    }
+
+    fn wants_profile(&self) -> bool {
+        self.wants_profile
     }
 }
 
@@ -118,10 +135,7 @@ fn opening(stage: &str, started: &Started) -> String {
 
 fn progress_text(report: &StepReport) -> String {
     let left = duration(Duration::from_secs_f64(report.eta_seconds.max(0.0)));
-    let waiting = if report.wait_share > 0.05 {
-        format!(", {:.0} % waiting for data", report.wait_share * 100.0)
-    } else {
-        String::new()
-    };
-    format!("loss {:.3}, {:.0} pictures/s, {left} left{waiting}", report.loss, report.pictures_per_second)
+    let waiting = report.wait_share * 100.0;
+    let (loss, speed) = (report.loss, report.pictures_per_second);
+    format!("loss {loss:.3}, {speed:.0} pictures/s ({waiting:.0} % waiting for data), {left} left")
 }

@@ -160,6 +160,10 @@ pub struct JobArgs {
     /// Read settings from a file: the keys are these flags, as in a run's config.toml; flags win
     #[arg(long, value_name = "FILE", help_heading = "Run")]
     pub config: Option<PathBuf>,
+    /// Show where the time of the steps went, node by node, beside what this machine can do at most; with =FILE also as
+    /// JSON in that file
+    #[arg(long, value_name = "FILE", help_heading = "Run", num_args = 0..=1, require_equals = true)]
+    pub profile: Option<Option<PathBuf>>,
 }
 
 impl Settings {

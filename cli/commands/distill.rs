@@ -9,12 +9,14 @@ use crate::args::DistillArgs;
 use crate::failure::{Failure, Result};
 use crate::job;
 use crate::print::{self, Table, duration, percent, thousands};
+use crate::profile::{Request, Section};
 use crate::progress::Progress;
 use crate::settings::pairs;
 
 /// Runs a new job, or goes on with one.
 pub fn run(args: &DistillArgs) -> Result {
-    let mut progress = Progress::new();
+    let request = Request::of(&args.job.profile)?;
+    let mut progress = Progress::new(request.is_some());
     let interrupt = job::interrupt();
     let (folder, outcome) = match &args.job.resume {
         Some(folder) => (folder.clone(), distillation::resume(folder, &mut progress, interrupt)?),
@@ -32,7 +34,7 @@ pub fn run(args: &DistillArgs) -> Result {
             ));
         }
     }
-    Ok(())
+    request.map_or(Ok(()), |request| request.show(progress.profiles().iter().map(Section::of_training)))
 }
 
 fn config(args: &DistillArgs) -> Result<DistillConfig> {

@@ -3,12 +3,14 @@
 use std::path::Path;
 
 use serde::Serialize;
+use serde_json::json;
 use serve::http::wire::{Candidate, Times};
 use serve::{Classifier, LoadOptions, Served};
 
-use crate::args::PredictArgs;
+use crate::args::{EngineArgs, PredictArgs};
 use crate::failure::{Failure, Result};
 use crate::print;
+use crate::profile::{Request, Section};
 
 /// A picture's answer.
 #[derive(Serialize)]
@@ -20,9 +22,12 @@ struct Row {
 
 /// Labels every picture; a broken one is named, the others are answered, and the exit code says that one was broken.
 pub fn run(args: &PredictArgs) -> Result {
-    let mut classifier =
-        Classifier::new(open(&args.model, args.engine.as_deref(), args.threads, args.ort_lib.as_deref())?)
-            .map_err(Failure::mendable)?;
+    let served = open(&args.model, &args.engine)?;
+    let mut classifier = Classifier::new(served).map_err(Failure::mendable)?;
+    let request = Request::of(&args.profile)?;
+    if request.is_some() {
+        classifier.start_profile().map_err(Failure::mendable)?;
+    }
     let mut rows = Vec::new();
     let mut broken = 0;
     for path in &args.images {
@@ -34,22 +39,45 @@ pub fn run(args: &PredictArgs) -> Result {
             }
         }
     }
-    if args.json {
-        print::json(&rows);
-    } else {
-        rows.iter().for_each(show);
-    }
+    show_all(args, &rows, request, &classifier)?;
     match broken {
         0 => Ok(()),
         _ => Err(Failure::mendable(format!("{broken} of {} pictures could not be read", args.images.len()))),
     }
 }
 
-/// Opens what `predict`, `serve` and `bench` take.
-pub fn open(model: &Path, engine: Option<&str>, threads: usize, ort_lib: Option<&Path>) -> Result<Served> {
-    let engine = engine.map(str::parse).transpose().map_err(Failure::mendable)?;
-    let options = LoadOptions { engine, threads, ort_lib: ort_lib.map(Into::into) };
-    Served::open(model, &options).map_err(Failure::mendable)
+fn show_all(args: &PredictArgs, rows: &[Row], request: Option<Request>, classifier: &Classifier) -> Result {
+    let Some(request) = request else {
+        if args.json {
+            print::json(&rows);
+        } else {
+            rows.iter().for_each(show);
+        }
+        return Ok(());
+    };
+    let served = classifier.served();
+    let section = Section::of_answers(&served.card().name, served.threads(), classifier.profile());
+    if args.json {
+        print::json(&json!({ "pictures": rows, "profile": request.json([section])? }));
+        return Ok(());
+    }
+    rows.iter().for_each(show);
+    request.show([section])
+}
+
+/// Opens what `predict` and `serve` take.
+pub fn open(model: &Path, engine: &EngineArgs) -> Result<Served> {
+    Served::open(model, &load_options(engine)?).map_err(Failure::mendable)
+}
+
+/// The engine's flags as the serve room takes them.
+pub fn load_options(args: &EngineArgs) -> Result<LoadOptions> {
+    Ok(LoadOptions {
+        engine: args.engine.as_deref().map(str::parse).transpose().map_err(Failure::mendable)?,
+        weights: args.weights.parse().map_err(Failure::mendable)?,
+        threads: args.threads,
+        ort_lib: args.ort_lib.clone(),
+    })
 }
 
 fn answer(classifier: &mut Classifier, path: &Path, top: usize) -> Result<Row> {

@@ -11,7 +11,7 @@ use crate::print;
 
 /// Serves one model.
 pub fn run(args: &ServeArgs) -> Result {
-    let served = open(&args.model, args.engine.as_deref(), args.threads, args.ort_lib.as_deref())?;
+    let served = open(&args.model, &args.engine)?;
     let options = http::Options {
         workers: args.workers,
         queue: args.queue,

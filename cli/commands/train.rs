@@ -9,11 +9,13 @@ use crate::args::TrainArgs;
 use crate::failure::{Failure, Result};
 use crate::job;
 use crate::print::{self, percent};
+use crate::profile::{Request, Section};
 use crate::progress::Progress;
 
 /// Trains a new run, or goes on with one.
 pub fn run(args: &TrainArgs) -> Result {
-    let mut progress = Progress::new();
+    let request = Request::of(&args.job.profile)?;
+    let mut progress = Progress::new(request.is_some());
     let mut session = Session::new(&mut progress, job::interrupt());
     let (folder, outcome) = match &args.job.resume {
         Some(folder) => (folder.clone(), train::resume(folder, &mut session)?),
@@ -26,7 +28,7 @@ pub fn run(args: &TrainArgs) -> Result {
         Outcome::Finished(summary) => report(&folder, &summary),
         Outcome::Interrupted { step, steps } => job::say_stopped("train", &folder, step, steps),
     }
-    Ok(())
+    request.map_or(Ok(()), |request| request.show(progress.profiles().iter().map(Section::of_training)))
 }
 
 fn config(args: &TrainArgs) -> Result<Config> {

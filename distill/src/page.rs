@@ -14,7 +14,7 @@ pub(crate) fn write(report: &Report, trained: &Summary, folder: &RunFolder) -> R
         .collect();
     let rows: Vec<Vec<String>> = sides.iter().map(|(name, side)| row(name, side)).collect();
     let header = ["", "network", "parameters", "MACs", "latency us", "train %", "val %", "test %", "gap"];
-    let mut sections = vec![table(&header, &rows), remarks(report)];
+    let mut sections = vec![table(&header, &rows), remarks(report, trained)];
 
     let mut accuracies = Vec::new();
     let mut student = History::default();
@@ -56,11 +56,14 @@ fn row(name: &str, side: &Side) -> Vec<String> {
     ]
 }
 
-fn remarks(report: &Report) -> String {
+fn remarks(report: &Report, trained: &Summary) -> String {
     let mut said = format!(
         "<p>{} labels, seed {}, {:.0} s in all. Latency: median of one picture, native engine, one thread. Gap: training \
-         accuracy less validation accuracy, in points.",
-        report.labels, report.seed, report.seconds
+         accuracy less validation accuracy, in points. The student's training waited for pictures {:.1} % of its time.",
+        report.labels,
+        report.seed,
+        report.seconds,
+        trained.wait_share * 100.0
     );
     if let Some(fidelity) = &report.fidelity {
         said += &format!(

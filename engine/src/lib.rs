@@ -26,14 +26,15 @@ mod error;
 #[doc(hidden)] // public for the benchmarks alone
 pub mod kernels;
 pub mod limits;
+pub mod memory;
 mod model;
 #[cfg(feature = "candle")]
 mod net;
-#[cfg(feature = "candle")]
 mod optimizer;
 mod plan;
 #[doc(hidden)] // public for the benchmarks alone
 pub mod pool;
+mod profile;
 mod random;
 mod run;
 mod runtime;
@@ -47,6 +48,7 @@ pub use model::{Images, Model};
 #[cfg(feature = "candle")]
 pub use net::{BatchNormMode, Fwd, Grad, Net, Outputs, Step};
 pub use optimizer::Optimizer;
+pub use profile::{NodeProfile, Pass, Profile};
 pub use runtime::{Device, Runtime};
 
 /// Result of an engine call.

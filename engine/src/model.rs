@@ -9,8 +9,10 @@ use models::{Graph, NodeId, Shape, Weights};
 
 use crate::buffer::Buffer;
 use crate::kernels::conv::WeightFormat;
+use crate::memory::InferenceMemory;
 use crate::plan::fold::{Folding, Forms};
 use crate::plan::{OutputRef, Plan, Purpose, lower};
+use crate::profile::{Profile, Recorder};
 use crate::random::Stream;
 use crate::run::{Run, Statistics, Timings, copy_outputs, forward};
 use crate::theta::{FlatOrders, MapOrder, Table};
@@ -79,6 +81,7 @@ pub struct Model {
     arena: Buffer,
     result: Vec<f32>,
     reordered: Vec<f32>,
+    recorder: Option<Recorder>,
 }
 
 impl fmt::Debug for Model {
@@ -129,7 +132,8 @@ impl Model {
     }
 
     fn with(packed: Arc<Packed>, plans: Vec<Planned>) -> Self {
-        Self { packed, plans, arena: Buffer::default(), result: Vec::new(), reordered: Vec::new() }
+        let (result, reordered) = (Vec::new(), Vec::new());
+        Self { packed, plans, arena: Buffer::default(), result, reordered, recorder: None }
     }
 
     /// The network.
@@ -150,29 +154,6 @@ impl Model {
     /// # Errors
     /// As [`Model::run`], and if there is no such output.
     pub fn run_output(&mut self, images: Images<'_>, output: &str) -> Result<&[f32]> {
-        self.run_timed(images, output, None)
-    }
-
-    /// Runs a batch `repeats` times and returns, per kind of step in falling order, its seconds in all.
-    ///
-    /// # Errors
-    /// As [`Model::run`].
-    pub fn profile(&mut self, images: Images<'_>, repeats: usize) -> Result<Vec<(&'static str, f64)>> {
-        self.run(images)?;
-        let plan = self.plan(images.count(self.graph())?, self.packed.graph.output("logits")?);
-        let mut timings = Timings::new(plan.steps.len());
-        for _ in 0..repeats {
-            self.run_timed(images, "logits", Some(&mut timings))?;
-        }
-        Ok(timings.by_kind(&plan).into_iter().map(|(kind, [forward, _])| (kind, forward)).collect())
-    }
-
-    fn run_timed(
-        &mut self,
-        images: Images<'_>,
-        output: &str,
-        timings: Option<&mut Timings>,
-    ) -> Result<&[f32]> {
         let node = self.packed.graph.output(output)?;
         let plan = self.plan(images.count(&self.packed.graph)?, node);
         if self.arena.len() < plan.arena_len {
@@ -185,10 +166,30 @@ impl Model {
             parameters: &packed.weights,
             draws: Stream::new(0),
         };
-        forward(&run, &mut self.arena, images, Statistics::Keep(&[]), timings);
+        let mut timings = self.recorder.is_some().then(|| Timings::new(plan.steps.len()));
+        forward(&run, &mut self.arena, images, Statistics::Keep(&[]), timings.as_mut());
+        if let (Some(recorder), Some(timings)) = (&mut self.recorder, &timings) {
+            recorder.forward(&packed.graph, &plan, timings);
+        }
         self.result.resize(plan.output_len, 0.0);
         copy_outputs(&run, &mut self.arena, &mut self.result);
         Ok(self.in_torch_order(node))
+    }
+
+    /// What this model holds at the moment: after an answer, what [`crate::memory::inference`] foretells for its batch.
+    pub fn memory(&self) -> InferenceMemory {
+        let bytes = |buffer: &Buffer| (buffer.len() * size_of::<f32>()) as u64;
+        InferenceMemory { weights: bytes(&self.packed.weights), arena: bytes(&self.arena) }
+    }
+
+    /// Takes the time of every step from here on; [`Model::profile`] returns it. What was taken before is forgotten.
+    pub fn start_profile(&mut self) {
+        self.recorder = Some(Recorder::default());
+    }
+
+    /// What the steps have taken since [`Model::start_profile`]; empty without it.
+    pub fn profile(&self) -> Profile {
+        self.recorder.as_ref().map(Recorder::profile).unwrap_or_default()
     }
 
     /// The result; a map's positions outermost become innermost.

@@ -8,10 +8,12 @@ use candle_core::{CpuStorage, CustomOp2, DType, Device, Layout, Tensor, Var};
 use models::{Array, Graph, NodeId, Parameter, Weights};
 
 use crate::buffer::Buffer;
+use crate::memory::TrainingMemory;
 use crate::model::output_shape;
 use crate::optimizer::{Moments, Optimizer, Piece, Update, pieces, square_sum, update};
 use crate::plan::fold::{Folding, Forms};
 use crate::plan::{OutputRef, Plan, Purpose, lower};
+use crate::profile::{Profile, Recorder};
 use crate::random::Stream;
 use crate::run::{Gradients, Run, Statistics, Timings, backward, copy_outputs, first_non_finite, forward};
 use crate::theta::{FlatOrders, Segment, Table, initial_weights};
@@ -142,7 +144,7 @@ struct State {
     frozen: Vec<bool>,
     plans: HashMap<Key, Arc<Plan>>,
     folded: Option<Buffer>,
-    timings: Option<Profile>,
+    recorder: Option<Recorder>,
 }
 
 /// What a plan depends on beside the graph.
@@ -161,9 +163,6 @@ impl Key {
         !(self.train || self.parameters || self.images)
     }
 }
-
-/// Seconds per kind of step, forward and backward.
-type Profile = Vec<(&'static str, [f64; 2])>;
 
 impl Shared {
     /// The vectors; a thread that panicked while it held them left them as they were.
@@ -247,7 +246,7 @@ impl Net {
             frozen: vec![false; graph.nodes().len()],
             plans: HashMap::new(),
             folded: None,
-            timings: None,
+            recorder: None,
         };
         let shared = Shared {
             folding: Folding::new(&graph, &table, Forms::Plain),
@@ -597,16 +596,31 @@ impl Net {
         })
     }
 
-    /// Starts to add up the time of every kind of step; [`Net::profile`] returns it.
-    pub fn start_profile(&self) {
-        self.shared.state().timings = Some(Vec::new());
+    /// What this network holds at the moment. After a step that is what [`crate::memory::training`] foretells, but for
+    /// the second copy of the statistics, which goes with the update, and for a moving average, which is a network of
+    /// its own.
+    pub fn memory(&self) -> TrainingMemory {
+        let bytes = |buffer: &Buffer| (buffer.len() * size_of::<f32>()) as u64;
+        let optional = |buffer: &Option<Buffer>| buffer.as_ref().map_or(0, bytes);
+        let state = self.shared.state();
+        TrainingMemory {
+            parameters: bytes(&state.theta),
+            statistics: bytes(&state.statistics) + optional(&state.statistics_before),
+            gradient: bytes(&state.gradient),
+            moments: optional(&state.moments.first) + optional(&state.moments.second),
+            average: 0,
+            arena: self.shared.arenas().iter().map(bytes).sum(),
+        }
     }
 
-    /// Seconds per kind of step since [`Net::start_profile`], forward and backward, the slowest first.
-    pub fn profile(&self) -> Vec<(&'static str, [f64; 2])> {
-        let mut profile = self.shared.state().timings.clone().unwrap_or_default();
-        profile.sort_by(|a, b| (b.1[0] + b.1[1]).total_cmp(&(a.1[0] + a.1[1])));
-        profile
+    /// Takes the time of every step from here on; [`Net::profile`] returns it. What was taken before is forgotten.
+    pub fn start_profile(&self) {
+        self.shared.state().recorder = Some(Recorder::default());
+    }
+
+    /// What the steps have taken since [`Net::start_profile`]; empty without it.
+    pub fn profile(&self) -> Profile {
+        self.shared.state().recorder.as_ref().map(Recorder::profile).unwrap_or_default()
     }
 }
 
@@ -686,7 +700,7 @@ impl NetOp {
         let mut arena = self.shared.take_arena(self.plan.arena_len);
         let mut joint = vec![0.0; self.plan.output_len];
         let state = &mut *self.shared.state();
-        let mut timings = state.timings.is_some().then(|| Timings::new(self.plan.steps.len()));
+        let mut timings = state.recorder.is_some().then(|| Timings::new(self.plan.steps.len()));
         if self.pass.folded {
             let Shared { graph, table, folding, .. } = &*self.shared;
             let pool = self.shared.runtime.pool();
@@ -707,23 +721,15 @@ impl NetOp {
             forward(&run, &mut arena, images, statistics, timings.as_mut());
             copy_outputs(&run, &mut arena, &mut joint);
         }
-        self.note(state, timings);
+        if let (Some(recorder), Some(timings)) = (&mut state.recorder, &timings) {
+            recorder.forward(&self.shared.graph, &self.plan, timings);
+        }
         if self.pass.keep {
             *self.kept() = Kept::Activations(arena);
         } else {
             self.shared.arenas().push(arena);
         }
         joint
-    }
-
-    fn note(&self, state: &mut State, timings: Option<Timings>) {
-        let (Some(profile), Some(timings)) = (&mut state.timings, timings) else { return };
-        for (kind, seconds) in timings.by_kind(&self.plan) {
-            match profile.iter_mut().find(|(known, _)| *known == kind) {
-                Some((_, total)) => (0..2).for_each(|way| total[way] += seconds[way]),
-                None => profile.push((kind, seconds)),
-            }
-        }
     }
 
     /// Takes what forward kept.
@@ -750,14 +756,16 @@ impl NetOp {
         }
         let picture = self.shared.graph.input_shape().elements();
         let mut images = self.plan.image_gradient.then(|| vec![0.0; self.plan.batch * picture]);
-        let mut timings = state.timings.is_some().then(|| Timings::new(self.plan.steps.len()));
+        let mut timings = state.recorder.is_some().then(|| Timings::new(self.plan.steps.len()));
         let mut gradients = Gradients {
             theta: &mut state.gradient,
             written: &mut state.written,
             images: images.as_deref_mut(),
         };
         backward(&self.run(&state.theta), &mut arena, joint, &mut gradients, timings.as_mut());
-        self.note(state, timings);
+        if let (Some(recorder), Some(timings)) = (&mut state.recorder, &timings) {
+            recorder.backward(&self.shared.graph, &self.plan, timings);
+        }
         self.shared.arenas().push(arena);
         Ok(images)
     }

@@ -40,6 +40,16 @@ pub(crate) struct Moments {
     pub steps: u64,
 }
 
+impl Optimizer {
+    /// Numbers that it remembers of each parameter.
+    pub(crate) fn moments(self) -> usize {
+        match self {
+            Optimizer::Sgd { .. } => 1,
+            Optimizer::AdamW { .. } => 2,
+        }
+    }
+}
+
 impl Moments {
     /// Makes room for what `optimizer` remembers, as zeros.
     fn prepare(&mut self, optimizer: Optimizer, len: usize) {

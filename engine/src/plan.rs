@@ -4,6 +4,7 @@
 //! A plan holds no numbers but constants of the graph. Never here: arithmetic, or a network's parameters.
 
 pub(crate) mod fold;
+pub(crate) mod load;
 mod lower;
 mod memory;
 
@@ -245,6 +246,8 @@ pub(crate) struct Step {
     pub kind: Kind,
     /// The last node that is fused into it.
     pub node: NodeId,
+    /// All nodes that are fused into it, in order.
+    pub nodes: Vec<NodeId>,
 }
 
 /// A gradient that a backward step writes, or adds to if an earlier one has written it.

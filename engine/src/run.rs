@@ -41,22 +41,6 @@ impl Timings {
     }
 }
 
-impl Timings {
-    /// Seconds forward and backward per kind of step, the slowest first.
-    pub(crate) fn by_kind(&self, plan: &Plan) -> Vec<(&'static str, [f64; 2])> {
-        let mut totals: Vec<(&'static str, [f64; 2])> = Vec::new();
-        for (index, step) in plan.steps.iter().enumerate() {
-            let seconds = [self.forward[index].as_secs_f64(), self.backward[index].as_secs_f64()];
-            match totals.iter_mut().find(|(kind, _)| *kind == step.kind.name()) {
-                Some((_, total)) => (0..2).for_each(|way| total[way] += seconds[way]),
-                None => totals.push((step.kind.name(), seconds)),
-            }
-        }
-        totals.sort_by(|a, b| (b.1[0] + b.1[1]).total_cmp(&(a.1[0] + a.1[1])));
-        totals
-    }
-}
-
 /// Runs `work`, and adds its time to `total` if there is one.
 fn timed<T>(total: Option<&mut Duration>, work: impl FnOnce() -> T) -> T {
     match total {

@@ -3,11 +3,12 @@
 
 use std::time::Instant;
 
+use engine::Profile;
 use picture::Limits;
 
 use crate::http::wire::{Prediction, Times};
 use crate::pipeline::{prepare, ranked};
-use crate::{Engine, Result, Served};
+use crate::{Card, Engine, Result, ServeError, Served};
 
 /// A model with an engine of its own.
 pub struct Classifier {
@@ -35,6 +36,25 @@ impl Classifier {
     /// The model.
     pub fn served(&self) -> &Served {
         &self.served
+    }
+
+    /// Takes the time of every node from here on, after an answer to a black picture that warms up.
+    ///
+    /// # Errors
+    /// [`ServeError::NoProfile`] for an engine that does not tell, and the engine's own errors.
+    pub fn start_profile(&mut self) -> Result<()> {
+        let Card { channels, height, width, engine, .. } = *self.served.card();
+        self.engine.run(&vec![0; channels * height * width])?;
+        if self.engine.start_profile() {
+            Ok(())
+        } else {
+            Err(ServeError::NoProfile { engine: engine.name() })
+        }
+    }
+
+    /// What the nodes have taken since [`Classifier::start_profile`]; nothing without it.
+    pub fn profile(&self) -> Profile {
+        self.engine.profile().unwrap_or_default()
     }
 
     /// Classifies the bytes of a picture file; at most `top` classes are returned. Nothing waits in a queue here.

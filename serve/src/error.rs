@@ -34,6 +34,12 @@ pub enum ServeError {
         /// Why not, and which one does.
         reason: String,
     },
+    /// An engine that does not tell where its time goes.
+    #[error("engine `{engine}` has no times of single nodes; profile the run itself on the `native` engine")]
+    NoProfile {
+        /// The engine.
+        engine: &'static str,
+    },
     /// A setting that makes no sense.
     #[error("{name}: expected {expected}, found {found}")]
     Setting {

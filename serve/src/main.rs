@@ -18,6 +18,7 @@ MODEL is a run's folder, a model.safetensors or an .onnx file of `distill export
 
   --addr ADDRESS         where to listen [default: 127.0.0.1:8080]
   --engine NAME          native or ort [default: native; ort for .onnx]
+  --weights FORMAT       how the native engine stores weights: f32 or bf16 [default: f32]
   --threads N            threads of each worker's engine [default: 1]
   --workers N            threads with an engine each [default: one per core]
   --queue N              pictures under way at most; more are refused [default: 256]
@@ -108,6 +109,9 @@ fn set(arguments: &mut Arguments, option: &str, value: &str) -> Result<(), Strin
         "--addr" => *address = number(option, value, "an address such as 127.0.0.1:8080")?,
         "--engine" => {
             load.engine = Some(value.parse().map_err(|error: serve::ServeError| error.to_string())?)
+        }
+        "--weights" => {
+            load.weights = value.parse().map_err(|error: engine::EngineError| error.to_string())?
         }
         "--threads" => load.threads = number(option, value, "a number")?,
         "--ort-lib" => load.ort_lib = Some(value.into()),

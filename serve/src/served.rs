@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use engine::{Device, Model, Runtime};
+use engine::{Device, Model, Runtime, WeightFormat};
 use models::{Graph, Manifest, Stem, Weights};
 use picture::Fit;
 
@@ -16,6 +16,8 @@ use crate::{Engine, EngineName, Result, ServeError};
 pub struct LoadOptions {
     /// The engine; by default `native` for a run or a `model.safetensors`, `ort` for an `.onnx` file.
     pub engine: Option<EngineName>,
+    /// How the native engine stores weights.
+    pub weights: WeightFormat,
     /// Threads of each worker's engine; 0 means one. Native engines of more than one thread share these and take turns.
     pub threads: usize,
     /// ONNX Runtime's library, or the folder that holds it; sought if not given.
@@ -33,6 +35,8 @@ pub struct Card {
     pub stem: Option<Stem>,
     /// The engine that runs it.
     pub engine: EngineName,
+    /// How the engine stores its weights.
+    pub weights: WeightFormat,
     /// Class names by index.
     pub labels: Vec<String>,
     /// 3 for RGB, 1 for gray.
@@ -56,6 +60,7 @@ impl Card {
             arch: Some(manifest.architecture.clone()),
             stem: Some(task.stem),
             engine: EngineName::Native,
+            weights: WeightFormat::F32,
             labels: manifest.labels.clone(),
             channels: task.channels,
             height: task.height,
@@ -113,9 +118,11 @@ impl Served {
     ///
     /// # Errors
     /// If the weights do not fit the graph.
-    pub fn network(graph: &Graph, weights: &Weights, card: Card, threads: usize) -> Result<Self> {
-        let threads = threads.max(1);
-        let model = Model::new(graph, weights, &Runtime::new(Device::Cpu, threads)?)?;
+    pub fn network(graph: &Graph, weights: &Weights, card: Card, options: &LoadOptions) -> Result<Self> {
+        let threads = options.threads.max(1);
+        let runtime = Runtime::new(Device::Cpu, threads)?;
+        let model = Model::with_format(graph, weights, options.weights, &runtime)?;
+        let card = Card { weights: options.weights, ..card };
         let served = Self::with_engine(card, move || Ok(Box::new(Native(model.clone()))));
         Ok(Self { graph: Some(Arc::new(graph.clone())), threads, ..served })
     }
@@ -164,7 +171,7 @@ impl Served {
         let graph = manifest.graph().map_err(|error| refused(error.to_string()))?;
         let sha256 = models::file::sha256(&bytes);
         let card = Card { weights_sha256: Some(sha256), ..Card::of(name_of(path), &manifest) };
-        Self::network(&graph, &weights, card, options.threads)
+        Self::network(&graph, &weights, card, options)
     }
 
     #[cfg(feature = "ort")]
@@ -195,6 +202,16 @@ impl Served {
 }
 
 fn refuse_native(path: &Path, options: &LoadOptions) -> Result<()> {
+    if options.weights != WeightFormat::F32 {
+        return Err(ServeError::WrongEngine {
+            path: path.into(),
+            engine: "ort",
+            reason: format!(
+                "weights in {} are for the native engine, which runs runs and model.safetensors files",
+                options.weights.name()
+            ),
+        });
+    }
     match options.engine {
         Some(EngineName::Native) => Err(ServeError::WrongEngine {
             path: path.into(),
@@ -221,6 +238,7 @@ fn read_contract(path: &Path, bytes: &[u8]) -> Result<(Card, Option<Graph>)> {
         arch: manifest.as_ref().map(|manifest| manifest.architecture.clone()),
         stem: manifest.as_ref().map(|manifest| manifest.task.stem),
         engine: EngineName::Ort,
+        weights: WeightFormat::F32,
         labels: contract.labels,
         channels: contract.input.channels,
         height: contract.input.height,

@@ -11,7 +11,7 @@ use tempfile::tempdir;
 use crate::{command, fail, succeed, tiny_run};
 
 /// An 8 x 8 picture of one color as a PNG, written byte by byte: the tests need no picture library.
-fn png() -> Vec<u8> {
+pub fn png() -> Vec<u8> {
     let header = [0, 0, 0, 8, 0, 0, 0, 8, 8, 2, 0, 0, 0];
     let row: Vec<u8> = std::iter::once(0).chain([200, 40, 90].repeat(8)).collect();
     let raw = row.repeat(8);

@@ -4,6 +4,7 @@
 mod answers;
 mod jobs;
 mod messages;
+mod profiles;
 mod resume;
 
 use std::path::Path;

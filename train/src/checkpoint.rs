@@ -29,6 +29,9 @@ pub struct Position {
     pub seconds: f64,
     /// Of these, seconds spent in training steps.
     pub training_seconds: f64,
+    /// Of these, seconds spent waiting for pictures.
+    #[serde(default)] // checkpoints from before it was counted
+    pub waited_seconds: f64,
     /// Pictures trained on so far.
     pub pictures: u64,
     /// Steps skipped so far because a loss or gradient was not finite.
@@ -52,6 +55,7 @@ impl Position {
             steps,
             seconds: 0.0,
             training_seconds: 0.0,
+            waited_seconds: 0.0,
             pictures: 0,
             skipped: 0,
             skipped_in_a_row: 0,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::error::Result;
+use crate::profile::TrainingProfile;
 use crate::summary::Summary;
 
 /// Something that happened in a run.
@@ -67,6 +68,9 @@ pub enum Event {
         /// Optimizer steps of the whole run.
         steps: u64,
     },
+    /// Where the time of the steps went; only for a listener that [wants it](Sink::wants_profile), before the last event.
+    #[serde(skip)]
+    Profiled(Box<TrainingProfile>),
     /// The run is done.
     Finished(Box<Summary>),
 }
@@ -119,7 +123,7 @@ pub struct StepReport {
     pub pictures_per_second: f64,
     /// Seconds to the end, evaluations included.
     pub eta_seconds: f64,
-    /// Share of the time spent waiting for pictures, 0..1.
+    /// Share of the time spent waiting for pictures, lately, 0..1.
     pub wait_share: f64,
 }
 
@@ -130,6 +134,11 @@ pub trait Sink {
     /// # Errors
     /// An error ends the run, without a checkpoint.
     fn receive(&mut self, stage: &str, event: &Event) -> Result<()>;
+
+    /// Whether the time of every node is to be taken, for an [`Event::Profiled`].
+    fn wants_profile(&self) -> bool {
+        false
+    }
 }
 
 /// Listens to nothing.

@@ -113,6 +113,7 @@ fn facts(summary: &Summary) -> String {
             row("multiply-accumulates a picture", summary.macs.to_string()),
             row("steps (kept)", format!("{} ({})", summary.steps, summary.kept_step)),
             row("seconds", format!("{:.0}", summary.seconds)),
+            row("waiting for pictures", format!("{:.1} % of the training time", summary.wait_share * 100.0)),
             row("pictures a second", format!("{:.0}", summary.pictures_per_second)),
         ],
     )

@@ -18,6 +18,14 @@ pub enum OptimizerKind {
 impl OptimizerKind {
     /// Every optimizer with its name.
     pub const ALL: [(&'static str, Self); 2] = [("sgd", Self::Sgd), ("adamw", Self::Adamw)];
+
+    /// Its name in settings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sgd => "sgd",
+            Self::Adamw => "adamw",
+        }
+    }
 }
 
 /// Pictures of a batch where there are plenty.

@@ -46,6 +46,9 @@ pub struct Summary {
     pub test_loss: Option<f64>,
     /// Pictures (views count) trained on per second of training.
     pub pictures_per_second: f64,
+    /// Share of the training time spent waiting for pictures, 0..1.
+    #[serde(default)] // summaries from before it was counted
+    pub wait_share: f64,
     /// Seconds of the whole run, over all its sessions.
     pub seconds: f64,
     /// Largest resident memory of the process, in bytes; `None` where the system does not say.

@@ -20,6 +20,7 @@ use crate::ground::{Ground, with_momentum};
 use crate::methods::{Loss, Method, Nets, Progress};
 use crate::pace::{Pace, steps_within};
 use crate::page;
+use crate::profile::TrainingProfile;
 use crate::schedule::ema_decay;
 use crate::session::{Outcome, Session};
 use crate::sink::{Metrics, TensorBoard};
@@ -128,7 +129,8 @@ struct Trainer<'a> {
     /// Measured seconds of one evaluation on the validation pictures.
     evaluation_time: Option<f64>,
     checkpointed: Instant,
-    waited: Duration,
+    /// Where the time goes, while somebody wants to know.
+    profile: Option<TrainingProfile>,
     /// What the user should be told at the start.
     notes: Vec<String>,
 }
@@ -169,7 +171,7 @@ impl<'a> Trainer<'a> {
             seconds_before: 0.0,
             evaluation_time: None,
             checkpointed: Instant::now(),
-            waited: Duration::ZERO,
+            profile: None,
             notes: ground.partition.dataset.notes.clone(),
         })
     }
@@ -207,6 +209,9 @@ impl<'a> Trainer<'a> {
         }
         let mut estimated = false;
         while self.position.step < self.position.steps {
+            if session.sink.wants_profile() {
+                self.start_profile();
+            }
             self.advance(files, session)?;
             if !estimated && (self.pace.steps() >= 5 || self.pace.seconds() > ESTIMATE_AFTER) {
                 let seconds = self.seconds() + self.seconds_left();
@@ -224,10 +229,12 @@ impl<'a> Trainer<'a> {
             if interrupted {
                 let (step, steps) = (self.position.step, self.position.steps);
                 let run = files.folder.path().to_path_buf();
+                self.tell_profile(session)?;
                 session.tell(&Event::Interrupted { run, step, steps })?;
                 return Ok(Outcome::Interrupted { step, steps });
             }
         }
+        self.tell_profile(session)?;
         self.finish(files, session).map(|summary| Outcome::Finished(Box::new(summary)))
     }
 
@@ -251,7 +258,6 @@ impl<'a> Trainer<'a> {
 
     /// One step with its report.
     fn advance(&mut self, files: &mut Files, session: &mut Session<'_>) -> Result<()> {
-        let wait_share = self.wait_share();
         match self.step()? {
             Stepped::Taken { loss, parts, lr } => {
                 self.position.skipped_in_a_row = 0;
@@ -265,7 +271,7 @@ impl<'a> Trainer<'a> {
                     pictures_per_second: self.pictures_per_step() as f64
                         / self.pace.seconds_per_step().max(1e-9),
                     eta_seconds: self.seconds_left(),
-                    wait_share,
+                    wait_share: self.pace.wait_share(),
                 };
                 files.tell(session, &Event::Step(report))
             }
@@ -284,6 +290,7 @@ impl<'a> Trainer<'a> {
     /// One optimizer step: as many batches as are accumulated, their losses and gradients, and the update.
     fn step(&mut self) -> Result<Stepped> {
         let began = Instant::now();
+        let waited = self.loader.waited();
         let mut mean = MeanLoss::default();
         let mut culprit = None;
         for part in 0..self.config.accumulate as u64 {
@@ -307,18 +314,49 @@ impl<'a> Trainer<'a> {
                 Stepped::Skipped { culprit }
             }
             None => {
+                let began = Instant::now();
                 let lr = self.update()?;
+                if let Some(profile) = &mut self.profile {
+                    profile.update += began.elapsed().as_secs_f64();
+                }
                 self.method.after_step(self.progress(0))?;
                 let (loss, parts) = mean.finish(self.config.accumulate);
                 Stepped::Taken { loss, parts, lr }
             }
         };
         let seconds = began.elapsed().as_secs_f64();
-        self.pace.record(seconds);
+        let waited = (self.loader.waited() - waited).as_secs_f64();
+        self.pace.record(seconds, waited);
         self.position.step += 1;
         self.position.training_seconds += seconds;
+        self.position.waited_seconds += waited;
         self.position.pictures += self.pictures_per_step();
+        let pictures = self.pictures_per_step();
+        if let Some(profile) = &mut self.profile {
+            profile.steps += 1;
+            profile.pictures += pictures;
+            profile.seconds += seconds;
+            profile.waiting += waited;
+        }
         Ok(stepped)
+    }
+
+    /// Starts to take the nodes' times once a step has planned and warmed up, or if there is but one.
+    fn start_profile(&mut self) {
+        let one = self.position.step + 1 == self.position.steps;
+        if self.profile.is_none() && (one || self.pace.steps() > 0) {
+            self.student.start_profile();
+            self.average.iter().for_each(Net::start_profile);
+            let (arch, threads) = (self.config.arch.clone(), self.ground.runtime.threads());
+            self.profile = Some(TrainingProfile { arch, threads, ..TrainingProfile::default() });
+        }
+    }
+
+    fn tell_profile(&mut self, session: &mut Session<'_>) -> Result<()> {
+        let Some(profile) = self.profile.take() else { return Ok(()) };
+        let average = self.average.iter().flat_map(|average| average.profile().seconds()).sum();
+        let profile = TrainingProfile { network: self.student.profile(), average, ..profile };
+        session.tell(&Event::Profiled(Box::new(profile)))
     }
 
     /// Adds to what is wrong with the loss where in the network it began, if it did there.
@@ -490,6 +528,7 @@ impl<'a> Trainer<'a> {
             test_top5: test.map(|test| test.top5),
             test_loss: test.map(|test| test.loss),
             pictures_per_second: position.pictures as f64 / position.training_seconds.max(1e-9),
+            wait_share: position.waited_seconds / position.training_seconds.max(1e-9),
             seconds: self.seconds(),
             peak_memory_bytes: peak_memory_bytes(),
             threads: self.ground.runtime.threads(),
@@ -522,14 +561,6 @@ impl<'a> Trainer<'a> {
             None => self.pace.seconds_per_step() / self.pictures_per_step().max(1) as f64 / 3.0,
         };
         per_picture * (validations as f64 * val as f64 + last)
-    }
-
-    /// Share of the training time spent waiting for pictures since the last call.
-    fn wait_share(&mut self) -> f64 {
-        let waited = self.loader.waited();
-        let share = waited.saturating_sub(self.waited).as_secs_f64() / self.pace.seconds_per_step().max(1e-9);
-        self.waited = waited;
-        share.min(1.0)
     }
 }
 

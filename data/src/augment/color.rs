@@ -128,13 +128,24 @@ pub fn equalize(picture: &mut [u8], shape: PictureShape) {
 
 /// Replaces the levels of each channel by the table that its histogram gives, if it gives one.
 fn each_channel(picture: &mut [u8], shape: PictureShape, make: impl Fn(&[u32; 256]) -> Option<Table>) {
-    for channel in 0..shape.channels {
-        let mut counts = [0u32; 256];
-        let values = || picture.iter().skip(channel).step_by(shape.channels);
-        values().for_each(|&value| counts[usize::from(value)] += 1);
-        if let Some(table) = make(&counts) {
-            let values = picture.iter_mut().skip(channel).step_by(shape.channels);
-            values.for_each(|value| *value = table[usize::from(*value)]);
+    match shape.channels {
+        3 => each_channel_of::<3>(picture, make),
+        _ => each_channel_of::<1>(picture, make),
+    }
+}
+
+fn each_channel_of<const CHANNELS: usize>(picture: &mut [u8], make: impl Fn(&[u32; 256]) -> Option<Table>) {
+    let mut counts = [[0u32; 256]; CHANNELS];
+    let (pixels, _) = picture.as_chunks_mut::<CHANNELS>();
+    for pixel in pixels.iter() {
+        for (counts, &value) in counts.iter_mut().zip(pixel) {
+            counts[usize::from(value)] += 1;
+        }
+    }
+    let tables = counts.map(|counts| make(&counts).unwrap_or_else(|| table(|level| level)));
+    for pixel in pixels {
+        for (table, value) in tables.iter().zip(pixel) {
+            *value = table[usize::from(*value)];
         }
     }
 }
@@ -209,6 +220,29 @@ mod tests {
         assert_eq!(after(|p| autocontrast(p, GRAY)), [0, 53, 127, 255]);
         assert_eq!(after(|p| equalize(p, GRAY)), [10, 60, 130, 250]); // too few pixels for a step
         assert_eq!(after(|p| hue(p, GRAY, 0.3)), [10, 60, 130, 250]);
+    }
+
+    #[test]
+    fn channels_are_stretched_and_equalized_each_by_itself() {
+        let shape = PictureShape { channels: 3, height: 40, width: 40 };
+        let plane_shape = PictureShape { channels: 1, ..shape };
+        // Levels 40 to 139, 0 to 255 and one level alone, unevenly spread.
+        let level = |n: usize, channel: usize| match channel {
+            0 => (40 + n * n % 100) as u8,
+            1 => (n * 31 % 256 * (n % 3) / 2) as u8,
+            _ => 77,
+        };
+        let picture: Vec<u8> = (0..4800).map(|n| level(n / 3, n % 3)).collect();
+        for operation in [autocontrast, equalize] {
+            let mut together = picture.clone();
+            operation(&mut together, shape);
+            for channel in 0..3 {
+                let mut plane: Vec<u8> = picture.iter().skip(channel).step_by(3).copied().collect();
+                operation(&mut plane, plane_shape);
+                assert!(together.iter().skip(channel).step_by(3).eq(&plane), "channel {channel}");
+            }
+            assert_ne!(together, picture);
+        }
     }
 
     #[test]

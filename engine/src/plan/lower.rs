@@ -303,7 +303,18 @@ impl<'a> Lowering<'a> {
             }
             Op::Mul => self.product(first),
         };
-        self.steps.push(Step { kind, node: last });
+        self.steps.push(Step { kind, node: last, nodes: self.chain(first, last) });
+    }
+
+    /// The nodes from the first to the last of a group, each the only reader of the one before.
+    fn chain(&self, first: NodeId, last: NodeId) -> Vec<NodeId> {
+        let mut chain = vec![first];
+        let mut node = first;
+        while node != last {
+            node = self.readers[node.index()][0];
+            chain.push(node);
+        }
+        chain
     }
 
     fn input(&mut self, last: NodeId) -> Kind {
@@ -396,7 +407,7 @@ impl<'a> Lowering<'a> {
         let order = crate::theta::MapOrder { channels: from.channels(), positions: height * width };
         let x = self.input_value(node, 0);
         let kind = Kind::Transpose { x, y: self.new_node_value(node), order };
-        self.steps.push(Step { kind, node });
+        self.steps.push(Step { kind, node, nodes: vec![node] });
     }
 
     fn alias(&mut self, node: NodeId) {

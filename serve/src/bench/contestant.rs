@@ -37,7 +37,7 @@ impl Contestant {
         let mut task =
             Task::new(options.task.classes, options.task.channels, size).with_stem(options.task.stem);
         task.features = options.task.features;
-        Self::random(&architecture, &task, options.threads)
+        Self::random(&architecture, &task, &options.load)
     }
 
     /// The network that others are compared with.
@@ -50,23 +50,22 @@ impl Contestant {
         let architecture = Architecture::find(name)?;
         let mut task = Task::new(classes, channels, height);
         task.width = width;
-        let contestant = Self::random(&architecture, &task, threads)?;
+        let contestant =
+            Self::random(&architecture, &task, &LoadOptions { threads, ..LoadOptions::default() })?;
         Ok(Self { reference: true, ..contestant })
     }
 
-    fn random(architecture: &Architecture, task: &Task, threads: usize) -> Result<Self> {
+    fn random(architecture: &Architecture, task: &Task, load: &LoadOptions) -> Result<Self> {
         let graph = architecture.build(task)?;
         let labels = (0..task.classes).map(|class| class.to_string()).collect();
         let manifest = Manifest::new(architecture.name(), task, labels, models::Fit::default())?;
         let card = Card::of(architecture.name().into(), &manifest);
-        let served = Served::network(&graph, &models::formula::weights(&graph, 1.0), card, threads)?;
+        let served = Served::network(&graph, &models::formula::weights(&graph, 1.0), card, load)?;
         Ok(Self { random_weights: true, ..Self::ready(architecture.name(), served)? })
     }
 
     fn loaded(name: &str, path: &Path, options: &BenchOptions) -> Result<Self> {
-        let BenchOptions { engine, threads, ref ort_lib, .. } = *options;
-        let served = Served::open(path, &LoadOptions { engine, threads, ort_lib: ort_lib.clone() })?;
-        Self::ready(name, served)
+        Self::ready(name, Served::open(path, &options.load)?)
     }
 
     fn ready(label: &str, served: Served) -> Result<Self> {
@@ -80,6 +79,11 @@ impl Contestant {
             random_weights: false,
             served,
         })
+    }
+
+    /// The engine's name.
+    pub fn engine_name(&self) -> &'static str {
+        self.served.card().engine.name()
     }
 
     /// The model once more, for a server of its own.
@@ -106,6 +110,7 @@ impl Contestant {
             model: self.label.clone(),
             arch: card.arch.clone(),
             engine: card.engine.name().into(),
+            weights: card.weights.name().into(),
             stem: card.stem,
             input: self.input,
             classes: self.classes,

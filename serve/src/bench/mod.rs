@@ -11,13 +11,13 @@ mod machine;
 mod measure;
 mod table;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
+use engine::Profile;
 use models::Stem;
 use serde::{Deserialize, Serialize};
 
-use crate::{EngineName, Result, ServeError};
+use crate::{LoadOptions, Result, ServeError};
 use contestant::Contestant;
 use measure::Samples;
 
@@ -31,12 +31,8 @@ pub struct BenchOptions {
     pub against: Option<String>,
     /// Input and layout of architectures given by name.
     pub task: BenchTask,
-    /// Engine of runs and files; by default each one's own.
-    pub engine: Option<EngineName>,
-    /// ONNX Runtime's library; sought if not given.
-    pub ort_lib: Option<PathBuf>,
-    /// Threads of each engine.
-    pub threads: usize,
+    /// Engine of the models, by default each one's own; its weights, threads and library. References have f32 weights.
+    pub load: LoadOptions,
     /// Calls before the first that counts.
     pub warm_up: usize,
     /// Calls that count, per model.
@@ -47,6 +43,8 @@ pub struct BenchOptions {
     pub batch: usize,
     /// Whether to measure over HTTP too.
     pub http: bool,
+    /// Whether to take the time of every node too, one picture at a time, after everything else.
+    pub profile: bool,
 }
 
 impl Default for BenchOptions {
@@ -55,14 +53,13 @@ impl Default for BenchOptions {
             models: Vec::new(),
             against: None,
             task: BenchTask::default(),
-            engine: None,
-            ort_lib: None,
-            threads: 1,
+            load: LoadOptions { threads: 1, ..LoadOptions::default() },
             warm_up: 20,
             samples: 1000,
             budget: Duration::from_secs(10),
             batch: 32,
             http: true,
+            profile: false,
         }
     }
 }
@@ -97,6 +94,20 @@ pub struct BenchReport {
     pub threads: usize,
     /// One per model, the references last.
     pub rows: Vec<Row>,
+    /// One per model, in the same order, if they were asked for.
+    #[serde(skip)]
+    pub profiles: Vec<ModelProfile>,
+}
+
+/// Where a model's time goes, one picture after the other.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelProfile {
+    /// As it was named.
+    pub model: String,
+    /// The engine that ran it.
+    pub engine: &'static str,
+    /// Its nodes; `None` for an engine that keeps their times to itself.
+    pub profile: Option<Profile>,
 }
 
 /// The machine that it was measured on.
@@ -121,6 +132,8 @@ pub struct Row {
     pub arch: Option<String>,
     /// The engine that ran it.
     pub engine: String,
+    /// How the engine stored its weights: `f32` or `bf16`.
+    pub weights: String,
     /// Layout of its first layers, where it is known.
     pub stem: Option<Stem>,
     /// Channels, height and width of its pictures.
@@ -192,6 +205,10 @@ pub fn bench(options: &BenchOptions) -> Result<BenchReport> {
     let latencies = measure::in_process(&mut contestants, options)?;
     let throughputs = measure::offline(&mut contestants, options)?;
     let over_http = if options.http { Some(measure::over_http(&contestants, options)?) } else { None };
+    let profiles = match options.profile {
+        true => measure::profiles(&mut contestants, options)?,
+        false => Vec::new(),
+    };
     let mut rows = Vec::new();
     for (index, contestant) in contestants.iter().enumerate() {
         let http = over_http.as_ref().map(|samples| &samples[index]);
@@ -208,13 +225,18 @@ pub fn bench(options: &BenchOptions) -> Result<BenchReport> {
             ratio,
         ));
     }
-    Ok(BenchReport { machine: machine::describe(options.threads)?, threads: options.threads, rows })
+    Ok(BenchReport {
+        machine: machine::describe(options.load.threads)?,
+        threads: options.load.threads,
+        rows,
+        profiles,
+    })
 }
 
 fn check(options: &BenchOptions) -> Result<()> {
-    let BenchOptions { models, threads, samples, batch, .. } = options;
+    let BenchOptions { models, load, samples, batch, .. } = options;
     for (name, value) in
-        [("models", models.len()), ("threads", *threads), ("samples", *samples), ("batch", *batch)]
+        [("models", models.len()), ("threads", load.threads), ("samples", *samples), ("batch", *batch)]
     {
         if value == 0 {
             return Err(ServeError::Setting { name, expected: "at least 1".into(), found: "0".into() });
@@ -232,7 +254,7 @@ fn add_references(contestants: &mut Vec<Contestant>, options: &BenchOptions) -> 
         let same = |other: &Contestant| other.reference && other.input == input && other.classes == classes;
         let position = contestants.iter().position(same);
         if position.is_none() {
-            contestants.push(Contestant::reference(against, input, classes, options.threads)?);
+            contestants.push(Contestant::reference(against, input, classes, options.load.threads)?);
         }
         references.push(Some(position.unwrap_or(contestants.len() - 1)));
     }

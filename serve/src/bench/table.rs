@@ -53,7 +53,7 @@ fn cells(row: &Row) -> Vec<String> {
     });
     vec![
         format!("{}{}", row.model, if row.random_weights { "*" } else { "" }),
-        row.engine.clone(),
+        if row.weights == "f32" { row.engine.clone() } else { format!("{}, {}", row.engine, row.weights) },
         row.stem.map_or("-", stem).into(),
         format!("{channels}x{height}x{width}"),
         row.macs.map_or("-".into(), count_of),

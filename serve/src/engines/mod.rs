@@ -7,6 +7,8 @@ mod onnx_runtime;
 
 use std::str::FromStr;
 
+use engine::Profile;
+
 pub use native::Native;
 #[cfg(feature = "ort")]
 pub use onnx_runtime::OnnxRuntime;
@@ -21,6 +23,16 @@ pub trait Engine: Send {
     /// # Errors
     /// If the engine fails, or the length is no whole number of pictures.
     fn run(&mut self, images: &[u8]) -> Result<&[f32]>;
+
+    /// Takes the time of every node from here on, if the engine can; says whether it does.
+    fn start_profile(&mut self) -> bool {
+        false
+    }
+
+    /// What the nodes have taken since; `None` from an engine that cannot say.
+    fn profile(&self) -> Option<Profile> {
+        None
+    }
 }
 
 /// An engine by name.

@@ -1,6 +1,6 @@
 //! This toolkit's own engine: nothing to install.
 
-use engine::{Images, Model};
+use engine::{Images, Model, Profile};
 
 use super::Engine;
 use crate::Result;
@@ -12,5 +12,14 @@ pub struct Native(pub Model);
 impl Engine for Native {
     fn run(&mut self, images: &[u8]) -> Result<&[f32]> {
         Ok(self.0.run(Images::U8(images))?)
+    }
+
+    fn start_profile(&mut self) -> bool {
+        self.0.start_profile();
+        true
+    }
+
+    fn profile(&self) -> Option<Profile> {
+        Some(self.0.profile())
     }
 }

@@ -52,6 +52,7 @@ impl Sink for TensorBoard {
                     report.parts.iter().map(|(name, value)| (format!("loss/{name}"), *value)).collect();
                 let mut values = vec![("loss/total", report.loss), ("lr", report.lr)];
                 values.push(("pictures_per_second", report.pictures_per_second));
+                values.push(("wait_share", report.wait_share));
                 values.extend(parts.iter().map(|(name, value)| (name.as_str(), *value)));
                 self.scalars(report.step, &values)
             }
