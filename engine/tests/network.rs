@@ -33,6 +33,12 @@ fn graph(noise: bool) -> Graph {
     let x = g.batch_norm("project_bn", x, BatchNorm::default()).unwrap();
     let x = g.add("depth", Op::StochasticDepth(if noise { 0.4 } else { 0.0 }), &[x]).unwrap();
     let x = g.sum("add", x, skip).unwrap();
+    // Sums of a convolution as it is: with another map, and with its own input.
+    let inner = g.activation("inner", x, Activation::Silu).unwrap();
+    let inner = g.conv2d("inner_conv", inner, Conv2d::new(10, 3).padding(1).bias()).unwrap();
+    let x = g.sum("inner_sum", inner, x).unwrap();
+    let own = g.conv2d("own_conv", x, Conv2d::new(10, 1)).unwrap();
+    let x = g.sum("own_sum", own, x).unwrap();
     let x = g.conv2d("grouped", x, Conv2d::new(8, 3).stride(2).padding(1).groups(2).bias()).unwrap();
     let x = g.activation("grouped_act", x, Activation::Relu6).unwrap();
     let map = g.add("max", Op::MaxPool(Pool2d::new(3).stride(1).padding(1)), &[x]).unwrap();
