@@ -66,6 +66,46 @@ impl Isa {
     }
 }
 
+/// How a machine sums products of bytes; goes with an [`Isa`] and leaves the arithmetic of f32 alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ByteIsa {
+    /// AVX-512 with VNNI: four products and their sum in one instruction.
+    Vnni,
+    /// AVX2: bytes widened to 16 bits, which no product of two bytes leaves.
+    Avx2,
+    /// Whatever the compiler makes of arrays of 8.
+    Portable,
+}
+
+impl ByteIsa {
+    /// The fastest that goes with `isa` on this machine.
+    pub fn of(isa: Isa) -> Self {
+        match isa {
+            Isa::Avx512 if has_vnni() => ByteIsa::Vnni,
+            Isa::Avx512 | Isa::Avx2 => ByteIsa::Avx2,
+            Isa::Portable => ByteIsa::Portable,
+        }
+    }
+
+    /// `vnni`, `avx2` or `portable`.
+    pub fn name(self) -> &'static str {
+        match self {
+            ByteIsa::Vnni => "vnni",
+            ByteIsa::Avx2 => "avx2",
+            ByteIsa::Portable => "portable",
+        }
+    }
+}
+
+/// Whether this machine sums products of bytes in vectors of 64.
+fn has_vnni() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    let has = is_x86_feature_detected!("avx512vnni");
+    #[cfg(not(target_arch = "x86_64"))]
+    let has = false;
+    has
+}
+
 /// A vector of f32.
 ///
 /// The methods of an implementation may run only where its instruction set is available, that is below `dispatch!`: they
@@ -176,7 +216,7 @@ pub(crate) use dispatch;
 
 /// Eight lanes as an array.
 #[derive(Clone, Copy)]
-pub struct Portable([f32; 8]);
+pub struct Portable(pub(crate) [f32; 8]);
 
 macro_rules! lanewise {
     ($self:ident, $lane:ident => $value:expr) => {{
@@ -294,7 +334,7 @@ mod x86 {
     /// Sixteen lanes.
     #[derive(Clone, Copy)]
     #[repr(transparent)]
-    pub struct Avx512(__m512);
+    pub struct Avx512(pub(crate) __m512);
 
     /// The first `count` lanes.
     #[inline(always)]
@@ -432,7 +472,7 @@ mod x86 {
     /// Eight lanes with fused multiply-add.
     #[derive(Clone, Copy)]
     #[repr(transparent)]
-    pub struct Avx2(__m256);
+    pub struct Avx2(pub(crate) __m256);
 
     /// The first `count` lanes.
     #[inline(always)]

@@ -25,7 +25,7 @@ mod micro;
 mod product;
 #[cfg(test)]
 mod reference;
-mod scratch;
+pub(super) mod scratch;
 #[cfg(test)]
 mod tests;
 mod weight_gradient;

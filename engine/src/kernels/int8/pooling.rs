@@ -1,0 +1,118 @@
+//! Pooling of NHWC maps of bytes: the largest of each window, and the mean over all positions.
+//!
+//! Work is divided by rows of the output, or by picture.
+//!
+//! Never here: gradients.
+
+use crate::kernels::pooling::PoolShape;
+use crate::pool::{Disjoint, Pool};
+use crate::simd::{Simd, dispatch};
+
+use super::{Output, Quantization, elementwise};
+
+/// Elements below which waking a thread costs more than it saves.
+const SMALL: usize = 32 << 10;
+
+/// Largest byte of each window; padding takes no part. The output has the input's quantization.
+///
+/// # Panics
+/// If a slice has not the length that the shape says.
+pub fn largest(pool: &Pool, shape: &PoolShape, x: &[u8], y: &mut [u8]) {
+    let [height, width] = shape.out();
+    let line = width * shape.channels;
+    assert_eq!(x.len(), shape.batch * shape.height * shape.width * shape.channels, "input of {shape:?}");
+    assert_eq!(y.len(), shape.batch * height * line, "output of {shape:?}");
+    let lines = shape.batch * height;
+    let per_task = if x.len() < SMALL { lines } else { lines.div_ceil(pool.threads() * 4) }.max(1);
+    let to = Disjoint::new(y);
+    pool.run(lines.div_ceil(per_task), &|task| {
+        for index in task * per_task..lines.min((task + 1) * per_task) {
+            // SAFETY: every line is a part of its own.
+            let y = unsafe { to.part(index * line, line) };
+            let picture = shape.height * shape.width * shape.channels;
+            let (x, row) = (&x[index / height * picture..][..picture], index % height);
+            dispatch!(pool.isa(), largest_kernel(shape: &PoolShape, row: usize, x: &[u8], y: &mut [u8]));
+        }
+    });
+}
+
+#[inline(always)]
+fn largest_kernel<V: Simd>(shape: &PoolShape, row: usize, x: &[u8], y: &mut [u8]) {
+    let channels = shape.channels;
+    for (column, y) in y.chunks_exact_mut(channels).enumerate() {
+        y.fill(0);
+        for row in taps(shape, 0, row) {
+            for column in taps(shape, 1, column) {
+                let x = &x[(row * shape.width + column) * channels..][..channels];
+                y.iter_mut().zip(x).for_each(|(y, x)| *y = (*y).max(*x));
+            }
+        }
+    }
+}
+
+/// Rows (axis 0) or columns (axis 1) of the input that a window has.
+#[inline(always)]
+fn taps(shape: &PoolShape, axis: usize, out: usize) -> std::ops::Range<usize> {
+    let window = shape.window;
+    let start = out * window.stride[axis];
+    let end = (start + window.kernel[axis]).saturating_sub(window.padding[axis]);
+    start.saturating_sub(window.padding[axis])..end.min([shape.height, shape.width][axis])
+}
+
+/// Mean over the positions of each picture: `round(sum of (x - zx) * (sx / (positions * sy))) + zy`, clamped.
+///
+/// # Panics
+/// If `x` is not `[batch][positions][channels]` where `y` is `[batch][channels]`, or there are more than 2^23 positions.
+pub fn mean(pool: &Pool, channels: usize, x: &[u8], from: Quantization, output: &Output, y: &mut [u8]) {
+    let batch = y.len() / channels.max(1);
+    let positions = x.len() / y.len().max(1);
+    assert!(y.len() == batch * channels && x.len() == y.len() * positions, "maps of {channels} channels");
+    assert!(positions <= 1 << 23, "{positions} positions: their sum may overflow");
+    let to = Disjoint::new(y);
+    let rounding = output.rounding();
+    let mean = Mean {
+        zero_points: positions as i32 * i32::from(from.zero_point),
+        factor: from.scale / (positions as f32 * output.quantization.scale),
+        zero_point: rounding.zero_point,
+        low: rounding.low,
+        high: rounding.high,
+    };
+    pool.run(batch, &|picture| {
+        // SAFETY: every picture is a part of its own.
+        let y = unsafe { to.part(picture * channels, channels) };
+        let x = &x[picture * positions * channels..][..positions * channels];
+        dispatch!(pool.isa(), mean_kernel(mean: Mean, x: &[u8], y: &mut [u8]));
+        if let Some(table) = &output.table {
+            // SAFETY: as above; the first use has ended.
+            elementwise::replace(table, unsafe { to.part(picture * channels, channels) });
+        }
+    });
+}
+
+/// How sums over positions become bytes.
+#[derive(Clone, Copy)]
+struct Mean {
+    /// Zero points of all positions together.
+    zero_points: i32,
+    factor: f32,
+    zero_point: u8,
+    low: u8,
+    high: u8,
+}
+
+#[inline(always)]
+fn mean_kernel<V: Simd>(mean: Mean, x: &[u8], y: &mut [u8]) {
+    const CHUNK: usize = 64;
+    let channels = y.len();
+    for (index, y) in y.chunks_mut(CHUNK).enumerate() {
+        let mut sums = [-mean.zero_points; CHUNK];
+        for pixel in x.chunks_exact(channels) {
+            let pixel = &pixel[index * CHUNK..][..y.len()];
+            sums.iter_mut().zip(pixel).for_each(|(sum, x)| *sum += i32::from(*x));
+        }
+        for (sum, y) in sums.iter().zip(y) {
+            let byte = elementwise::byte(*sum as f32 * mean.factor, mean.zero_point);
+            *y = byte.max(mean.low).min(mean.high);
+        }
+    }
+}
