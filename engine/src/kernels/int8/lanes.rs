@@ -58,6 +58,11 @@ pub trait Lanes: Copy {
     /// # Safety
     /// They are readable.
     unsafe fn load(from: *const i32) -> Self;
+    /// Writes all sums.
+    ///
+    /// # Safety
+    /// `LANES` are writable.
+    unsafe fn store(self, to: *mut i32);
     /// The same four bytes in all lanes.
     ///
     /// # Safety
@@ -121,6 +126,11 @@ impl Lanes for Portable {
     unsafe fn load(from: *const i32) -> Self {
         // SAFETY: readable by the caller's promise.
         Self(unsafe { from.cast::<[i32; 8]>().read_unaligned() })
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut i32) {
+        // SAFETY: writable by the caller's promise.
+        unsafe { to.cast::<[i32; 8]>().write_unaligned(self.0) }
     }
     #[inline(always)]
     unsafe fn splat_four(from: *const u8) -> Self::Inputs {
@@ -231,6 +241,10 @@ mod x86 {
         #[inline(always)]
         unsafe fn load(from: *const i32) -> Self {
             Self(unsafe { _mm512_loadu_si512(from.cast()) })
+        }
+        #[inline(always)]
+        unsafe fn store(self, to: *mut i32) {
+            unsafe { _mm512_storeu_si512(to.cast(), self.0) }
         }
         #[inline(always)]
         unsafe fn splat_four(from: *const u8) -> __m512i {
@@ -388,6 +402,10 @@ mod x86 {
             Self(unsafe { _mm256_loadu_si256(from.cast()) })
         }
         #[inline(always)]
+        unsafe fn store(self, to: *mut i32) {
+            unsafe { _mm256_storeu_si256(to.cast(), self.0) }
+        }
+        #[inline(always)]
         unsafe fn splat_four(from: *const u8) -> __m256i {
             unsafe { _mm256_set1_epi32(from.cast::<i32>().read_unaligned()) }
         }
@@ -440,6 +458,10 @@ mod x86 {
         #[inline(always)]
         unsafe fn load(from: *const i32) -> Self {
             Self(unsafe { _mm256_loadu_si256(from.cast()) })
+        }
+        #[inline(always)]
+        unsafe fn store(self, to: *mut i32) {
+            unsafe { _mm256_storeu_si256(to.cast(), self.0) }
         }
         #[inline(always)]
         unsafe fn splat_four(from: *const u8) -> [__m256i; 2] {

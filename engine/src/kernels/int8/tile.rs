@@ -4,6 +4,8 @@
 //! Never here: where rows lie in a map, or who does which tile.
 #![allow(clippy::needless_range_loop)] // indices count registers; iterators would hide that
 
+use std::mem::MaybeUninit;
+
 use crate::simd::{ByteIsa, Simd};
 
 use super::lanes::{LINE, Lanes, Line, Rounding};
@@ -12,6 +14,8 @@ use super::lanes::{LINE, Lanes, Line, Rounding};
 pub const BLOCK: usize = 16;
 /// Most rows of a tile under any instruction set.
 pub const MOST_ROWS: usize = 14;
+/// Most vectors of sums of a tile.
+const MOST_VECTORS: usize = 2 * MOST_ROWS;
 /// Lines of weights that are asked for ahead where a tile has few rows: it waits for memory, not for products.
 const AHEAD: usize = 12;
 
@@ -104,35 +108,48 @@ unsafe fn tile_kernel<V: Lanes, const R: usize, const C: usize>(tile: &Tile) {
                 weights = weights.add(LINE);
             }
         }
+        // Through memory: rows are finished in a loop, and an array that a loop indexes would not stay in registers.
+        let mut kept = [const { MaybeUninit::<Line>::uninit() }; MOST_VECTORS];
         for r in 0..R {
-            finish_row(tile, sums[r], *tile.outs.add(r));
+            for c in 0..C {
+                sums[r][c].store(kept.as_mut_ptr().cast::<i32>().add((r * C + c) * V::LANES));
+            }
+        }
+        finish::<V>(tile, kept.as_ptr().cast(), [R, C * V::LANES]);
+    }
+}
+
+/// Stores all rows of sums, `columns` apart.
+#[inline(always)]
+unsafe fn finish<V: Lanes>(tile: &Tile, sums: *const i32, [rows, columns]: [usize; 2]) {
+    for row in 0..rows {
+        for first in (0..tile.columns).step_by(V::LANES) {
+            let count = V::LANES.min(tile.columns - first);
+            // SAFETY: `count` columns remain in the row; bias and multipliers are filled up to whole blocks.
+            unsafe {
+                let sum = V::load(sums.add(row * columns + first));
+                finish_vector(tile, sum, first, count, *tile.outs.add(row));
+            }
         }
     }
 }
 
-/// Stores a row of sums.
+/// Stores `count` sums from column `first` of the row that begins at `row`.
 #[inline(always)]
-unsafe fn finish_row<V: Lanes, const C: usize>(tile: &Tile, sums: [V; C], row: usize) {
-    for c in 0..C {
-        let first = c * V::LANES;
-        let count = tile.columns.saturating_sub(first).min(V::LANES);
-        if count == 0 {
-            break;
-        }
-        // SAFETY: `count` columns remain in the row; bias and multipliers are filled up to whole blocks.
-        unsafe {
-            let mut real = sums[c].floats().mul(V::Floats::load(tile.multipliers.add(first)));
-            match tile.results {
-                Results::Bytes { out, rounding, residual } => {
-                    if let Some(residual) = residual {
-                        let value = V::load_bytes(residual.start.add(row + first), count);
-                        let value = value.sub(V::Floats::splat(residual.zero_point));
-                        real = real.add(value.mul(V::Floats::splat(residual.factor)));
-                    }
-                    V::store_bytes(real, rounding, out.add(row + first), count);
+unsafe fn finish_vector<V: Lanes>(tile: &Tile, sums: V, first: usize, count: usize, row: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut real = sums.floats().mul(V::Floats::load(tile.multipliers.add(first)));
+        match tile.results {
+            Results::Bytes { out, rounding, residual } => {
+                if let Some(residual) = residual {
+                    let value = V::load_bytes(residual.start.add(row + first), count);
+                    let value = value.sub(V::Floats::splat(residual.zero_point));
+                    real = real.add(value.mul(V::Floats::splat(residual.factor)));
                 }
-                Results::Floats(out) => real.store_partial(out.add(row + first), count),
+                V::store_bytes(real, rounding, out.add(row + first), count);
             }
+            Results::Floats(out) => real.store_partial(out.add(row + first), count),
         }
     }
 }
