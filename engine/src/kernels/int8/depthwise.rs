@@ -12,6 +12,8 @@
 //! Never here: any other grouping.
 #![allow(clippy::needless_range_loop)] // indices count registers; iterators would hide that
 
+use std::mem::MaybeUninit;
+
 use crate::kernels::conv::ConvShape;
 use crate::pool::{Disjoint, Pool};
 use crate::simd::{ByteIsa, Simd};
@@ -26,6 +28,8 @@ const CHUNK: usize = 64;
 const HALF: usize = CHUNK / 2;
 /// Rows of the kernel that are summed at once.
 const QUAD: usize = 4;
+/// Most targets of a strip.
+const WIDE: usize = 4;
 /// Bytes of a line that belong to the first half of a chunk.
 const HALF_LINE: usize = LINE / 2;
 
@@ -33,7 +37,6 @@ const HALF_LINE: usize = LINE / 2;
 #[derive(Clone, Debug)]
 pub struct Depthwise {
     layout: Layout,
-    stride: [usize; 2],
     chunks: Vec<Chunk>,
     /// `[chunk][kernel column][quad of kernel rows][4]`
     lines: Vec<Line>,
@@ -98,7 +101,6 @@ impl Depthwise {
         let block_len = block_len(layout);
         let mut depthwise = Self {
             layout: layout.clone(),
-            stride: shape.stride,
             lines: vec![Line::ZERO; chunks.len() * block_len],
             bias: vec![0; chunks.len() * CHUNK],
             multipliers: vec![0.0; chunks.len() * CHUNK],
@@ -157,7 +159,7 @@ impl Depthwise {
                 line: self.layout.line,
                 pixel: self.layout.channels,
                 taps: [self.layout.rows.taps, self.layout.columns.taps],
-                stride: self.stride[1],
+                stride: self.layout.columns.stride,
                 weights: self.lines[index * block_len..].as_ptr().cast(),
                 bias: self.bias[index * CHUNK..].as_ptr(),
                 multipliers: self.multipliers[index * CHUNK..].as_ptr(),
@@ -186,11 +188,11 @@ fn pack(layout: &Layout, folded: &Folded<'_>, channel: usize, place: &mut dyn Fn
 /// A loop over a strip.
 type StripKernel = unsafe fn(&Strip);
 
-/// Kernels for one target, and for several side by side.
+/// Kernels for one target, and for two and four side by side where there are such.
 #[derive(Clone, Copy)]
 struct Family {
     one: StripKernel,
-    wide: Option<(StripKernel, usize)>,
+    wide: Option<[StripKernel; 2]>,
 }
 
 /// The kernels of an instruction set for a layer.
@@ -244,7 +246,8 @@ impl Family {
     /// As many targets at once as the kernels take; the last strip may repeat some of its predecessor's.
     fn run(self, strip: &Strip, targets: usize) {
         let (kernel, wide) = match self.wide {
-            Some((kernel, wide)) if targets >= wide => (kernel, wide),
+            Some([_, four]) if targets >= WIDE => (four, WIDE),
+            Some([two, _]) if targets >= 2 => (two, 2),
             _ => (self.one, 1),
         };
         let mut target = 0;
@@ -258,12 +261,18 @@ impl Family {
     }
 }
 
-/// Pointers to the four rows of a quad that begins with row `quad`; beyond the kernel the last row is repeated, under
-/// weights of zero.
+/// A column's pixels in rows `first..first + 4` of the window, interleaved. Beyond the kernel the last row is repeated,
+/// under weights of zero.
 #[inline(always)]
-fn quad_rows(column: *const u8, line: usize, first: usize, rows: usize) -> [*const u8; 4] {
+unsafe fn quad<V: Lanes>(column: *const u8, line: usize, first: usize, rows: usize) -> [V::Inputs; 4] {
     let row = |index: usize| column.wrapping_add((first + index).min(rows - 1) * line);
-    [row(0), row(1), row(2), row(3)]
+    // SAFETY: the caller's strip has these rows.
+    unsafe {
+        if first + 1 == rows {
+            return V::spread(row(0));
+        }
+        V::interleave([row(0), row(1), row(2), row(3)])
+    }
 }
 
 /// One target whose window has any number of rows and columns.
@@ -277,7 +286,7 @@ unsafe fn one_kernel<V: Lanes>(strip: &Strip) {
         for column in 0..columns {
             let from = strip.x.add(column * strip.pixel);
             for first in (0..rows).step_by(QUAD) {
-                let inputs = V::interleave(quad_rows(from, strip.line, first, rows));
+                let inputs = quad::<V>(from, strip.line, first, rows);
                 for j in 0..4 {
                     sums[j] = sums[j].dot(inputs[j], V::weights(weights.add(j * LINE)));
                 }
@@ -294,19 +303,29 @@ unsafe fn wide_kernel<V: Lanes, const K: usize, const S: usize, const W: usize>(
     // SAFETY: the caller's strip lies in its map, and its chunk's weights are whole.
     unsafe {
         let mut sums = [start::<V>(strip); W];
-        for first in (0..K).step_by(QUAD) {
-            // Written out, so that sums stay in registers.
-            macro_rules! columns {
-                ($($column:literal)*) => {
-                    $(if $column < (W - 1) * S + K {
-                        column::<V, K, S, W, $column>(strip, first, &mut sums);
-                    })*
-                };
+        // Written out, so that sums stay in registers.
+        macro_rules! columns {
+            ($first:literal: $($column:literal)*) => {
+                $(if $first < K && $column < (W - 1) * S + K {
+                    column::<V, K, S, W, $column>(strip, $first, &mut sums);
+                })*
+            };
+        }
+        columns!(0: 0 1 2 3 4 5 6 7 8 9 10);
+        columns!(4: 0 1 2 3 4 5 6 7 8 9 10);
+        // Through memory: an array that a loop indexes would not stay in registers.
+        let mut kept = [const { MaybeUninit::<Line>::uninit() }; 4 * WIDE];
+        let kept = kept.as_mut_ptr().cast::<i32>();
+        for w in 0..W {
+            for j in 0..4 {
+                sums[w][j].store(kept.add((4 * w + j) * V::LANES));
             }
-            columns!(0 1 2 3 4 5 6 7 8 9 10);
         }
         for w in 0..W {
-            finish(strip, sums[w], strip.y.add(w * strip.step));
+            let from = kept.add(4 * w * V::LANES);
+            let (a, b) = (V::load(from), V::load(from.add(V::LANES)));
+            let (c, d) = (V::load(from.add(2 * V::LANES)), V::load(from.add(3 * V::LANES)));
+            finish(strip, [a, b, c, d], strip.y.add(w * strip.step));
         }
     }
 }
@@ -320,7 +339,7 @@ unsafe fn column<V: Lanes, const K: usize, const S: usize, const W: usize, const
 ) {
     // SAFETY: the caller's promise.
     unsafe {
-        let inputs = V::interleave(quad_rows(strip.x.add(N * strip.pixel), strip.line, first, K));
+        let inputs = quad::<V>(strip.x.add(N * strip.pixel), strip.line, first, K);
         for w in 0..W {
             if N < w * S || N - w * S >= K {
                 continue;
@@ -372,21 +391,40 @@ macro_rules! instance {
     }};
 }
 
-/// The kernels of a vector, `wide` targets at once for the kernels of the usual networks.
+/// The kernels of a vector for a layer; several targets at once with the kernels of the usual networks.
 macro_rules! family {
-    ($depthwise:expr, $vector:ident, $wide:literal, $attribute:meta) => {{
+    ($depthwise:expr, $vector:ident, $attribute:meta) => {{
         let depthwise: &Depthwise = $depthwise;
-        let (taps, stride) =
-            ([depthwise.layout.rows.taps, depthwise.layout.columns.taps], depthwise.stride[1]);
-        let wide = match (taps, stride) {
-            ([3, 3], 1) => Some(instance!($attribute, wide_kernel::<$vector, 3, 1, $wide>)),
-            ([3, 3], 2) => Some(instance!($attribute, wide_kernel::<$vector, 3, 2, $wide>)),
-            ([5, 5], 1) => Some(instance!($attribute, wide_kernel::<$vector, 5, 1, $wide>)),
-            ([5, 5], 2) => Some(instance!($attribute, wide_kernel::<$vector, 5, 2, $wide>)),
+        macro_rules! wide {
+            ($taps:literal, $stride:literal) => {
+                Some([
+                    instance!($attribute, wide_kernel::<$vector, $taps, $stride, 2>),
+                    instance!($attribute, wide_kernel::<$vector, $taps, $stride, 4>),
+                ])
+            };
+        }
+        let taps = [depthwise.layout.rows.taps, depthwise.layout.columns.taps];
+        let wide = match (taps, depthwise.layout.columns.stride) {
+            ([3, 3], 1) => wide!(3, 1),
+            ([3, 3], 2) => wide!(3, 2),
+            ([5, 5], 1) => wide!(5, 1),
+            ([5, 5], 2) => wide!(5, 2),
             _ => None,
         };
-        Family { one: instance!($attribute, one_kernel::<$vector>), wide: wide.map(|kernel| (kernel, $wide)) }
+        Family { one: instance!($attribute, one_kernel::<$vector>), wide }
     }};
+}
+
+/// The same, for vectors of AVX-512.
+#[cfg(target_arch = "x86_64")]
+macro_rules! vnni {
+    ($depthwise:expr, $vector:ident) => {
+        family!(
+            $depthwise,
+            $vector,
+            target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")
+        )
+    };
 }
 
 impl Kernels {
@@ -396,26 +434,14 @@ impl Kernels {
         use super::lanes::{Avx2, Vnni, VnniHalf};
         match isa {
             #[cfg(target_arch = "x86_64")]
-            ByteIsa::Vnni => Kernels {
-                whole: Some(family!(
-                    depthwise,
-                    Vnni,
-                    4,
-                    target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")
-                )),
-                half: family!(
-                    depthwise,
-                    VnniHalf,
-                    4,
-                    target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")
-                ),
-            },
+            ByteIsa::Vnni => {
+                Kernels { whole: Some(vnni!(depthwise, Vnni)), half: vnni!(depthwise, VnniHalf) }
+            }
             #[cfg(target_arch = "x86_64")]
-            ByteIsa::Avx2 => Kernels {
-                whole: None,
-                half: family!(depthwise, Avx2, 2, target_feature(enable = "avx2,fma")),
-            },
-            _ => Kernels { whole: None, half: family!(depthwise, Portable, 2, inline(never)) },
+            ByteIsa::Avx2 => {
+                Kernels { whole: None, half: family!(depthwise, Avx2, target_feature(enable = "avx2,fma")) }
+            }
+            _ => Kernels { whole: None, half: family!(depthwise, Portable, inline(never)) },
         }
     }
 }

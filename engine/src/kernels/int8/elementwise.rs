@@ -4,6 +4,7 @@
 //! of integers or one rounded operation of f32, so all give the same bytes.
 //!
 //! Never here: the choice of scales.
+#![allow(clippy::extra_unused_type_parameters)] // a kernel's vector type names the instance, loops do without it
 
 use crate::pool::{Disjoint, Pool};
 use crate::simd::{Simd, dispatch};

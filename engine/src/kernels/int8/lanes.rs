@@ -93,6 +93,11 @@ pub trait Lanes: Copy {
     /// # Safety
     /// The rows are readable.
     unsafe fn interleave(rows: [*const u8; 4]) -> [Self::Inputs; 4];
+    /// The same where only the first row counts: the other three bytes of a lane are zero.
+    ///
+    /// # Safety
+    /// The row is readable.
+    unsafe fn spread(row: *const u8) -> [Self::Inputs; 4];
     /// Rounds and writes the first `count` bytes, `1..=4 LANES`, of four vectors in the order of [`Lanes::interleave`].
     ///
     /// # Safety
@@ -178,6 +183,17 @@ impl Lanes for Portable {
                     // SAFETY: the rows have 32 bytes by the caller's promise.
                     inputs[vector][lane][i] = unsafe { *rows[i].add(interleaved(vector, lane)) };
                 }
+            }
+        }
+        inputs
+    }
+    #[inline(always)]
+    unsafe fn spread(row: *const u8) -> [Self::Inputs; 4] {
+        let mut inputs = [[[0; 4]; 8]; 4];
+        for vector in 0..4 {
+            for lane in 0..8 {
+                // SAFETY: the row has 32 bytes by the caller's promise.
+                inputs[vector][lane][0] = unsafe { *row.add(interleaved(vector, lane)) };
             }
         }
         inputs
@@ -301,6 +317,21 @@ mod x86 {
             }
         }
         #[inline(always)]
+        unsafe fn spread(row: *const u8) -> [__m512i; 4] {
+            unsafe {
+                let (row, first) = (_mm512_loadu_si512(row.cast()), _mm512_broadcast_i32x4(spread_order(0)));
+                let (second, third) =
+                    (_mm512_broadcast_i32x4(spread_order(1)), _mm512_broadcast_i32x4(spread_order(2)));
+                let fourth = _mm512_broadcast_i32x4(spread_order(3));
+                [
+                    _mm512_shuffle_epi8(row, first),
+                    _mm512_shuffle_epi8(row, second),
+                    _mm512_shuffle_epi8(row, third),
+                    _mm512_shuffle_epi8(row, fourth),
+                ]
+            }
+        }
+        #[inline(always)]
         unsafe fn store_interleaved(
             values: [simd::Avx512; 4],
             rounding: Rounding,
@@ -381,6 +412,27 @@ mod x86 {
         }
     }
 
+    /// For vector `j` of [`Lanes::spread`]: bytes `4 j..4 j + 4` of sixteen, each followed by three zeros.
+    #[inline(always)]
+    unsafe fn spread_order(j: i32) -> __m128i {
+        let first = (0x8080_8000_u32 as i32) | (4 * j);
+        unsafe { _mm_setr_epi32(first, first | 1, first | 2, first | 3) }
+    }
+
+    /// A row of 32 bytes, each followed by three zeros.
+    #[inline(always)]
+    unsafe fn spread_row(row: *const u8) -> [__m256i; 4] {
+        unsafe {
+            let row = _mm256_loadu_si256(row.cast());
+            [
+                _mm256_shuffle_epi8(row, _mm256_broadcastsi128_si256(spread_order(0))),
+                _mm256_shuffle_epi8(row, _mm256_broadcastsi128_si256(spread_order(1))),
+                _mm256_shuffle_epi8(row, _mm256_broadcastsi128_si256(spread_order(2))),
+                _mm256_shuffle_epi8(row, _mm256_broadcastsi128_si256(spread_order(3))),
+            ]
+        }
+    }
+
     /// `count` of the 32 bytes of a vector.
     #[inline(always)]
     unsafe fn store_some(bytes: __m256i, to: *mut u8, count: usize) {
@@ -437,6 +489,10 @@ mod x86 {
         #[inline(always)]
         unsafe fn interleave(rows: [*const u8; 4]) -> [__m256i; 4] {
             unsafe { columns_of_four(rows) }
+        }
+        #[inline(always)]
+        unsafe fn spread(row: *const u8) -> [__m256i; 4] {
+            unsafe { spread_row(row) }
         }
         #[inline(always)]
         unsafe fn store_interleaved(values: [simd::Avx2; 4], rounding: Rounding, to: *mut u8, count: usize) {
@@ -511,6 +567,13 @@ mod x86 {
         unsafe fn interleave(rows: [*const u8; 4]) -> [[__m256i; 2]; 4] {
             unsafe {
                 let [a, b, c, d] = columns_of_four(rows);
+                [widened(a), widened(b), widened(c), widened(d)]
+            }
+        }
+        #[inline(always)]
+        unsafe fn spread(row: *const u8) -> [[__m256i; 2]; 4] {
+            unsafe {
+                let [a, b, c, d] = spread_row(row);
                 [widened(a), widened(b), widened(c), widened(d)]
             }
         }

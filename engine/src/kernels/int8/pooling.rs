@@ -3,6 +3,7 @@
 //! Work is divided by rows of the output, or by picture.
 //!
 //! Never here: gradients.
+#![allow(clippy::extra_unused_type_parameters)] // a kernel's vector type names the instance, loops do without it
 
 use crate::kernels::pooling::PoolShape;
 use crate::pool::{Disjoint, Pool};

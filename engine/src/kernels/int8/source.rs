@@ -87,32 +87,40 @@ impl Layout {
         })
     }
 
-    /// Copies all rows, each between its padding.
+    /// Copies all rows and fills what lies between them.
     fn copy(&self, pool: &Pool, x: &[u8], zero_point: u8, copy: &mut [u8]) {
-        let rows = copy.len() / self.line;
-        let tasks = if copy.len() < SMALL { 1 } else { rows.min(4 * pool.threads()) };
-        let per_task = rows.div_ceil(tasks.max(1)).max(1);
+        let pictures = copy.len() / self.picture;
+        let parts =
+            if copy.len() < SMALL { 1 } else { self.rows.limit.min((4 * pool.threads()).div_ceil(pictures)) };
         let copy = Disjoint::new(copy);
-        pool.run(rows.div_ceil(per_task), &|task| {
-            for row in task * per_task..rows.min((task + 1) * per_task) {
-                // SAFETY: every row is a part of its own.
-                self.copy_row(x, row, zero_point, unsafe { copy.part(row * self.line, self.line) });
-            }
+        pool.run(pictures * parts, &|task| {
+            let (picture, part) = (task / parts, task % parts);
+            let rows = [part, part + 1].map(|part| part * self.rows.limit / parts);
+            let (start, len) = self.part(picture, rows);
+            // SAFETY: parts of a picture begin where their predecessors end.
+            let to = unsafe { copy.part(start, len) };
+            let len = self.columns.limit * self.channels;
+            let from = &x[(picture * self.rows.limit + rows[0]) * len..][..(rows[1] - rows[0]) * len];
+            let first = self.pixel(picture, rows[0]) - start;
+            copy_rows(from, len, self.line, first, zero_point, to);
         });
     }
 
-    fn copy_row(&self, x: &[u8], row: usize, zero_point: u8, to: &mut [u8]) {
-        let (picture, row) = (row / self.rows.padded(), row % self.rows.padded());
-        let row = row.wrapping_sub(self.rows.before);
-        if row >= self.rows.limit {
-            return to.fill(zero_point);
-        }
-        let len = self.columns.limit * self.channels;
-        let (before, rest) = to.split_at_mut(self.columns.before * self.channels);
-        let (inside, after) = rest.split_at_mut(len);
-        before.fill(zero_point);
-        inside.copy_from_slice(&x[(picture * self.rows.limit + row) * len..][..len]);
-        after.fill(zero_point);
+    /// Start and length of what a part writes: from the first row's first pixel, or the picture's padding, to the next
+    /// part's.
+    fn part(&self, picture: usize, rows: [usize; 2]) -> (usize, usize) {
+        let start = if rows[0] == 0 { picture * self.picture } else { self.pixel(picture, rows[0]) };
+        let end = if rows[1] == self.rows.limit {
+            (picture + 1) * self.picture
+        } else {
+            self.pixel(picture, rows[1])
+        };
+        (start, end - start)
+    }
+
+    /// Where a row of the map begins in the copy, behind its padding.
+    fn pixel(&self, picture: usize, row: usize) -> usize {
+        picture * self.picture + (self.rows.before + row) * self.line + self.columns.before * self.channels
     }
 
     /// Places of the used weights of an output in `[output][input of the group][kh][kw]`, ordered by row, column, input.
@@ -136,5 +144,20 @@ impl Layout {
         picture * self.picture
             + row * self.rows.stride * self.line
             + column * self.columns.stride * self.channels
+    }
+}
+
+/// Copies rows of `len` bytes to places `line` apart from `first`, and fills what is left of `to`.
+fn copy_rows(from: &[u8], len: usize, line: usize, first: usize, filling: u8, to: &mut [u8]) {
+    let (before, mut rest) = to.split_at_mut(first);
+    before.fill(filling);
+    let mut rows = from.chunks_exact(len).peekable();
+    while let Some(row) = rows.next() {
+        let gap = if rows.peek().is_some() { line } else { rest.len() };
+        let (this, next) = rest.split_at_mut(gap);
+        let (pixels, padding) = this.split_at_mut(len);
+        pixels.copy_from_slice(row);
+        padding.fill(filling);
+        rest = next;
     }
 }
