@@ -232,8 +232,8 @@ impl Strip {
         }
     }
 
-    /// The strip from another target of the row.
-    fn from_target(&self, target: usize) -> Strip {
+    /// The strip that begins with another target of the row.
+    fn shifted(&self, target: usize) -> Strip {
         Strip {
             x: self.x.wrapping_add(target * self.stride * self.pixel),
             y: self.y.wrapping_add(target * self.step),
@@ -255,7 +255,7 @@ impl Family {
             let first = target.min(targets - wide);
             // SAFETY: all taps of these targets lie in the padded map, a chunk of their channels in it or its slack; the
             // results are written by this task alone; the kernel is for this machine.
-            unsafe { kernel(&strip.from_target(first)) };
+            unsafe { kernel(&strip.shifted(first)) };
             target += wide;
         }
     }
