@@ -32,6 +32,7 @@ mod optimizer;
 mod plan;
 #[doc(hidden)] // public for the benchmarks alone
 pub mod pool;
+mod quantized;
 mod random;
 mod run;
 mod runtime;
@@ -44,6 +45,7 @@ pub use model::{Images, Model};
 #[cfg(feature = "candle")]
 pub use net::{BatchNormMode, Fwd, Grad, Net, Outputs, Step};
 pub use optimizer::Optimizer;
+pub use quantized::Quantized;
 pub use runtime::{Device, Runtime};
 
 /// Result of an engine call.

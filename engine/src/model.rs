@@ -26,7 +26,7 @@ pub enum Images<'a> {
 
 impl Images<'_> {
     /// Number of values.
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match self {
             Images::U8(values) => values.len(),
             Images::F32(values) => values.len(),
@@ -174,6 +174,13 @@ impl Model {
         self.result.resize(plan.output_len, 0.0);
         copy_outputs(&run, &mut self.arena, &mut self.result);
         Ok(self.in_torch_order(node))
+    }
+
+    /// The plan that answers one picture with `output`, and the folded weights that it reads.
+    pub(crate) fn folded(&mut self, output: &str) -> Result<(Arc<Plan>, &[f32], &Runtime)> {
+        let node = self.packed.graph.output(output)?;
+        let plan = self.plan(1, node);
+        Ok((plan, &self.packed.weights, &self.packed.runtime))
     }
 
     /// The result; a map's positions outermost become innermost.
