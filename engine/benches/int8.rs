@@ -3,8 +3,8 @@
 //!
 //! `cargo bench -p distill-engine --bench int8 -- [--threads N] [--isa NAME] [--ms N] [--batch N] [--layers] [PART OF A NAME]...`
 //! prints, per layer, the shortest time of f32 and of bytes in milliseconds, their ratio, and what the latter is in
-//! Gop/s, two operations per product, padding not counted as work. Both end with bias and ReLU. `--layers` prints the
-//! layers alone, for `xtask/peers/int8.py`, which times ONNX Runtime on the same.
+//! Gop/s, two operations per product, padding not counted as work. Both end with bias and ReLU. Then whole networks, at
+//! 32 and 224 px with weights that a formula gives. `--layers` prints the layers alone, for `xtask/peers/int8.py`, which times ONNX Runtime on the same.
 #![allow(clippy::print_stdout, missing_docs, unsafe_code)]
 
 use std::time::{Duration, Instant};
@@ -13,7 +13,8 @@ use engine::kernels::conv::{self, ConvShape, Epilogue};
 use engine::kernels::int8::{Conv, Layer as Numbers, Output, Quantization};
 use engine::pool::Pool;
 use engine::simd::{ByteIsa, Isa};
-use models::Activation;
+use engine::{Device, Images, Model, Quantized, Runtime};
+use models::{Activation, Task, formula, zoo};
 
 /// Name, map, inputs, outputs, kernel, stride, depthwise.
 type Layer = (&'static str, usize, usize, usize, usize, usize, bool);
@@ -64,6 +65,22 @@ const LAYERS: &[Layer] = &[
     ("224px dw5 120 28px", 28, 120, 120, 5, 1, true),
     ("224px dw3 240 14px", 14, 240, 240, 3, 1, true),
     ("224px 1x1 672->112 14px", 14, 672, 112, 1, 1, false),
+];
+
+/// Name and side of the pictures.
+const NETWORKS: &[(&str, usize)] = &[
+    ("small-cnn-3", 32),
+    ("resnet18", 32),
+    ("mobilenet-v3-small", 32),
+    ("mobilenet-v3-large", 32),
+    ("efficientnet-b0", 32),
+    ("wrn-28-2", 32),
+    ("small-cnn-3", 48),
+    ("resnet18", 224),
+    ("resnet50", 224),
+    ("mobilenet-v3-small", 224),
+    ("mobilenet-v3-large", 224),
+    ("efficientnet-b0", 224),
 ];
 
 struct Options {
@@ -174,6 +191,20 @@ fn bytes(pool: &Pool, shape: &ConvShape, time: Duration) -> f64 {
     conv.map_or(f64::NAN, |conv| shortest(pool.threads(), time, || conv.forward(pool, &x, None, &mut y)))
 }
 
+/// Seconds of a network over f32 and over bytes.
+fn network(name: &str, side: usize, options: &Options) -> Option<[f64; 2]> {
+    let graph = zoo::build(name, &Task::new(10, 3, side)).ok()?;
+    let runtime = Runtime::with_isa(Device::Cpu, options.threads, options.isa.name()).ok()?;
+    let mut model = Model::new(&graph, &formula::weights(&graph, 1.0), &runtime).ok()?;
+    let picture = formula::picture(0, 3, side, side);
+    let mut quantized = Quantized::new(&model, Images::U8(&picture)).ok()?;
+    let time = options.time * 5;
+    Some([
+        shortest(options.threads, time, || assert!(model.run(Images::U8(&picture)).is_ok())),
+        shortest(options.threads, time, || assert!(quantized.run(Images::U8(&picture)).is_ok())),
+    ])
+}
+
 fn main() {
     let options = options();
     let wanted =
@@ -194,5 +225,11 @@ fn main() {
         let (real, bytes) = (real(&pool, &shape, options.time), bytes(&pool, &shape, options.time));
         let speed = 2e-9 * work(&shape) / bytes;
         println!("{:28} {:9.4} {:9.4} {:6.2} {:8.1}", layer.0, real * 1e3, bytes * 1e3, real / bytes, speed);
+    }
+    for &(name, side) in NETWORKS.iter().filter(|network| wanted(network.0)) {
+        if let Some([real, bytes]) = network(name, side, &options) {
+            let name = format!("{name} {side}px, whole");
+            println!("{name:28} {:9.4} {:9.4} {:6.2}", real * 1e3, bytes * 1e3, real / bytes);
+        }
     }
 }

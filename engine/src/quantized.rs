@@ -17,8 +17,9 @@ use crate::kernels::int8::elementwise::{self, Map};
 use crate::kernels::int8::{
     Conv, Layer, Output, Quantization, Residual, Table, activation_table, pooling, quantize_weights,
 };
+use crate::kernels::norm::{After, Norm, Rows, normalize};
 use crate::kernels::pooling::PoolShape;
-use crate::plan::{ConvStep, Kind, Plan, Step, ValueId};
+use crate::plan::{ConvStep, Kind, Place, Plan, Step, ValueId};
 use crate::pool::Pool;
 use crate::random::Stream;
 use crate::run::{Run, observe};
@@ -86,6 +87,11 @@ enum Work {
     Map {
         x: ValueId,
         table: Box<Table>,
+    },
+    /// A table for every channel: a batch norm that no convolution took.
+    Channels {
+        x: ValueId,
+        tables: Vec<Table>,
     },
     MaxPool {
         shape: PoolShape,
@@ -167,7 +173,8 @@ impl Quantized {
         }
         let ranges = ranges(&plan, weights, runtime, calibration, [pictures, picture])?;
         let quantizations = vec![Quantization { scale: 1.0, zero_point: 0 }; plan.values()];
-        let mut builder = Builder { plan: &plan, weights, ranges, quantizations, steps: Vec::new() };
+        let mut builder =
+            Builder { pool: runtime.pool(), plan: &plan, weights, ranges, quantizations, steps: Vec::new() };
         for (index, step) in plan.steps.iter().enumerate() {
             builder.add(index, step)?;
         }
@@ -241,6 +248,7 @@ fn unsupported(step: &Step, reason: &str) -> EngineError {
 
 /// Makes the steps in order, and with them the quantization of every value.
 struct Builder<'a> {
+    pool: &'a Pool,
     plan: &'a Plan,
     weights: &'a [f32],
     ranges: Vec<Ranges>,
@@ -263,6 +271,11 @@ impl Builder<'_> {
             Kind::Activation { x, activation, .. } => {
                 let table = activation_table(self.of(*x), *activation, quantization);
                 Work::Map { x: *x, table: Box::new(table) }
+            }
+            Kind::Folded { norm, x, saved, residual: None, activation, .. } => {
+                let tables =
+                    self.norm_tables(norm.rows.channels, *saved, *activation, [self.of(*x), quantization]);
+                Work::Channels { x: *x, tables }
             }
             Kind::MaxPool { shape, x, .. } => {
                 quantization = self.of(*x);
@@ -299,6 +312,22 @@ impl Builder<'_> {
 
     fn of(&self, value: ValueId) -> Quantization {
         self.quantizations[value.index()]
+    }
+
+    /// A normalization with its activation, computed for every byte of every channel.
+    fn norm_tables(
+        &self,
+        channels: usize,
+        saved: Place,
+        activation: Option<Activation>,
+        [x, y]: [Quantization; 2],
+    ) -> Vec<Table> {
+        let norm = Norm { rows: Rows { samples: 1, positions: 256, channels }, by_sample: false };
+        let z: Vec<f32> = (0..256 * channels).map(|index| x.dequantize((index / channels) as u8)).collect();
+        let mut values = vec![0.0; z.len()];
+        let after = After { factors: None, residual: None, activation };
+        normalize(self.pool, &norm, &z, saved.of(self.weights), &after, &mut values);
+        tables(&values, channels, y)
     }
 
     fn conv(&self, conv: &ConvStep, ranges: Ranges, after: Quantization, step: &Step) -> Result<Work> {
@@ -441,8 +470,8 @@ impl Shared {
             let y = values.write(y);
             match work {
                 Work::Picture { tables, scale, shift } => match picture {
-                    Images::U8(x) => elementwise::picture(pool, tables, x, y),
-                    Images::F32(x) => normalize(x, scale, shift, quantization, y),
+                    Images::U8(x) => elementwise::map_channels(pool, tables, x, y),
+                    Images::F32(x) => picture_of_floats(x, scale, shift, quantization, y),
                 },
                 Work::Conv { conv, x, residual } => {
                     let residual = residual.map(|residual| {
@@ -455,6 +484,7 @@ impl Shared {
                     y.copy_from_slice(values.read(*x));
                     elementwise::map(pool, table, y);
                 }
+                Work::Channels { x, tables } => elementwise::map_channels(pool, tables, values.read(*x), y),
                 Work::MaxPool { shape, x } => pooling::largest(pool, shape, values.read(*x), y),
                 Work::Mean { channels, x, output } => {
                     let x = values.map(*x);
@@ -473,7 +503,7 @@ impl Shared {
 }
 
 /// Pixels 0..1, channels innermost, as bytes of the first map.
-fn normalize(x: &[f32], scale: &[f32], shift: &[f32], quantization: Quantization, y: &mut [u8]) {
+fn picture_of_floats(x: &[f32], scale: &[f32], shift: &[f32], quantization: Quantization, y: &mut [u8]) {
     for (x, y) in x.chunks_exact(scale.len()).zip(y.chunks_exact_mut(scale.len())) {
         for (channel, (x, y)) in x.iter().zip(y).enumerate() {
             *y = quantization.quantize(x * scale[channel] + shift[channel]);

@@ -29,16 +29,28 @@ fn agreement(found: &[f32], expected: &[f32]) -> (f32, f32) {
     let (a, b) = (centered(found), centered(expected));
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
     let first = |row: &[f32]| (0..CLASSES).max_by(|&a, &b| row[a].total_cmp(&row[b]));
-    let equal = found.chunks(CLASSES).zip(expected.chunks(CLASSES)).filter(|(a, b)| first(a) == first(b)).count();
+    let equal =
+        found.chunks(CLASSES).zip(expected.chunks(CLASSES)).filter(|(a, b)| first(a) == first(b)).count();
     (dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt(), equal as f32 / (found.len() / CLASSES) as f32)
 }
 
 #[test]
 fn answers_agree_with_the_float_network() {
-    for name in ["small-cnn-3", "resnet18", "mobilenet-v3-large", "efficientnet-b0", "resnet50", "wide-resnet-28-2"] {
-        let Ok(graph) = zoo::build(name, &Task::new(CLASSES, 3, SIDE)) else { println!("no {name}"); continue };
+    for name in
+        ["small-cnn-3", "resnet18", "mobilenet-v3-large", "efficientnet-b0", "resnet50", "wide-resnet-28-2"]
+    {
+        let Ok(graph) = zoo::build(name, &Task::new(CLASSES, 3, SIDE)) else {
+            println!("no {name}");
+            continue;
+        };
         let mut float = model(&graph, "portable", 1);
-        let mut quantized = match Quantized::new(&float, Images::U8(&pictures(0..32))) { Ok(q) => q, Err(e) => { println!("{name}: {e}"); continue } };
+        let mut quantized = match Quantized::new(&float, Images::U8(&pictures(0..32))) {
+            Ok(q) => q,
+            Err(e) => {
+                println!("{name}: {e}");
+                continue;
+            }
+        };
         let new = pictures(100..140);
         let expected = float.run(Images::U8(&new)).unwrap().to_vec();
         let found = quantized.run(Images::U8(&new)).unwrap();

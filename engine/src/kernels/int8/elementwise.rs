@@ -78,13 +78,13 @@ fn dequantize_kernel<V: Simd>(quantization: Quantization, x: &[u8], y: &mut [f32
     }
 }
 
-/// Pictures of bytes, channels innermost, through a table per channel: how pixels become the first layer's input, with
-/// normalization in the tables.
+/// Maps of bytes, channels innermost, through a table per channel: how the pixels of a picture become the first layer's
+/// input, with normalization in the tables.
 ///
 /// # Panics
 /// If the lengths differ.
-pub fn picture(pool: &Pool, tables: &[Table], x: &[u8], y: &mut [u8]) {
-    assert_eq!(x.len(), y.len(), "picture");
+pub fn map_channels(pool: &Pool, tables: &[Table], x: &[u8], y: &mut [u8]) {
+    assert_eq!(x.len(), y.len(), "map of channels");
     let to = Disjoint::new(y);
     in_parts(pool, x.len(), tables.len(), &|start, len| {
         // SAFETY: parts do not overlap.

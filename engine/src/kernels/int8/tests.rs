@@ -460,7 +460,7 @@ fn products_and_gates_follow_their_definition() {
 }
 
 #[test]
-fn pictures_go_through_the_table_of_their_channel() {
+fn maps_go_through_the_tables_of_their_channels() {
     let mut random = Random(23);
     let tables: Vec<Table> = (0..3).map(|_| random.bytes(256).try_into().unwrap()).collect();
     let x = random.bytes(3 * 30_000);
@@ -468,7 +468,7 @@ fn pictures_go_through_the_table_of_their_channel() {
         x.iter().enumerate().map(|(index, &x)| tables[index % 3][usize::from(x)]).collect();
     for pool in pools() {
         let mut y = vec![0; x.len()];
-        elementwise::picture(pool, &tables, &x, &mut y);
+        elementwise::map_channels(pool, &tables, &x, &mut y);
         assert_same(&y, &expected, "picture");
     }
 }
