@@ -119,7 +119,7 @@ struct Shared {
     steps: Vec<(Work, ValueId)>,
     /// By value.
     quantizations: Vec<Quantization>,
-    runtime: Runtime,
+    /// Values of a picture.
     picture: usize,
 }
 
@@ -139,6 +139,7 @@ struct Shared {
 /// ```
 pub struct Quantized {
     shared: Arc<Shared>,
+    runtime: Runtime,
     arena: Vec<u8>,
     result: Vec<f32>,
 }
@@ -151,7 +152,7 @@ impl fmt::Debug for Quantized {
 
 impl Clone for Quantized {
     fn clone(&self) -> Self {
-        Self::with(Arc::clone(&self.shared))
+        self.on(&self.runtime)
     }
 }
 
@@ -179,13 +180,18 @@ impl Quantized {
             builder.add(index, step)?;
         }
         let Builder { quantizations, steps, .. } = builder;
-        let runtime = runtime.clone();
-        Ok(Self::with(Arc::new(Shared { plan: Arc::clone(&plan), steps, quantizations, runtime, picture })))
+        let shared = Shared { plan: Arc::clone(&plan), steps, quantizations, picture };
+        Ok(Self::with(Arc::new(shared), runtime.clone()))
     }
 
-    fn with(shared: Arc<Shared>) -> Self {
+    fn with(shared: Arc<Shared>, runtime: Runtime) -> Self {
         let arena = vec![0; shared.plan.arena_len];
-        Self { shared, arena, result: Vec::new() }
+        Self { shared, runtime, arena, result: Vec::new() }
+    }
+
+    /// The same network on the threads and instruction set of another runtime: its answers are the same, bit for bit.
+    pub fn on(&self, runtime: &Runtime) -> Self {
+        Self::with(Arc::clone(&self.shared), runtime.clone())
     }
 
     /// Answers pictures one after the other and returns the logits, `[n, classes]` row-major, valid until the next call.
@@ -203,7 +209,8 @@ impl Quantized {
         }
         self.result.resize(len / picture * classes, 0.0);
         for (index, result) in self.result.chunks_exact_mut(classes).enumerate() {
-            self.shared.answer(part(images, index * picture, picture), &mut self.arena, result);
+            let picture = part(images, index * picture, picture);
+            self.shared.answer(self.runtime.pool(), picture, &mut self.arena, result);
         }
         Ok(&self.result)
     }
@@ -442,9 +449,8 @@ impl<'a> Values<'a> {
 
 impl Shared {
     /// Answers one picture.
-    fn answer(&self, picture: Images<'_>, arena: &mut [u8], result: &mut [f32]) {
+    fn answer(&self, pool: &Pool, picture: Images<'_>, arena: &mut [u8], result: &mut [f32]) {
         let values = Values::new(self, arena);
-        let pool = self.runtime.pool();
         for (work, y) in &self.steps {
             match work {
                 // SAFETY: a step reads its inputs and writes its result, which the planner keeps apart.

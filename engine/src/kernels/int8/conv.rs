@@ -361,15 +361,21 @@ impl Work<'_> {
     fn tile(&self, rows: Range<usize>) {
         let dense = self.dense;
         let (mut starts, mut outs) = ([self.source.0; MOST_ROWS], [0; MOST_ROWS]);
-        let width = dense.layout.columns.outs;
+        let (height, width) = (dense.layout.rows.outs, dense.layout.columns.outs);
         let (mut line, mut column) = (rows.start / width, rows.start % width);
+        let mut next = true;
+        let mut start = self.source.0;
         for (index, row) in rows.clone().enumerate() {
-            let (picture, row_of_map) = (line / dense.layout.rows.outs, line % dense.layout.rows.outs);
-            let offset = dense.layout.offset(picture, row_of_map, column) + self.group * dense.inputs;
-            starts[index] = self.source.0.wrapping_add(offset);
+            if next {
+                let offset = dense.layout.offset(line / height, line % height, column);
+                start = self.source.0.wrapping_add(offset + self.group * dense.inputs);
+            }
+            starts[index] = start;
             outs[index] = row * dense.groups * dense.columns;
+            start = start.wrapping_add(dense.layout.columns.stride * dense.layout.channels);
             column += 1;
-            if column == width {
+            next = column == width;
+            if next {
                 (line, column) = (line + 1, 0);
             }
         }
@@ -421,6 +427,12 @@ impl Work<'_> {
     fn replace(&self, outs: &[usize]) {
         let Store::Bytes { to, table: Some(table), .. } = self.store else { return };
         let (first, end) = (self.blocks.start * BLOCK, self.dense.columns.min(self.blocks.end * BLOCK));
+        let Some(&row) = outs.first() else { return };
+        if self.dense.groups == 1 && end - first == self.dense.columns {
+            // Whole rows follow each other without a gap.
+            // SAFETY: this task alone writes these rows.
+            return elementwise::replace(table, unsafe { to.part(row, outs.len() * self.dense.columns) });
+        }
         for out in outs {
             let start = out + self.group * self.dense.columns + first;
             // SAFETY: this task alone writes these columns of this row.

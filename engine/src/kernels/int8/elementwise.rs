@@ -1,14 +1,14 @@
 //! Elementwise kernels over bytes: quantization and its inverse, tables, sums, products and gates.
 //!
-//! They are plain loops that the compiler turns into vectors of the instruction set at hand; every step is an operation
-//! of integers or one rounded operation of f32, so all give the same bytes.
+//! Every step is an operation of integers or one rounded operation of f32, so all instruction sets give the same bytes.
 //!
 //! Never here: the choice of scales.
 #![allow(clippy::extra_unused_type_parameters)] // a kernel's vector type names the instance, loops do without it
 
 use crate::pool::{Disjoint, Pool};
-use crate::simd::{Simd, dispatch};
+use crate::simd::{ByteIsa, Simd, dispatch};
 
+use super::lanes::{Lanes, Rounding, dispatch_lanes};
 use super::{Output, Quantization, Table};
 
 /// Elements that a thread is worth waking for.
@@ -82,16 +82,27 @@ fn dequantize_kernel<V: Simd>(quantization: Quantization, x: &[u8], y: &mut [f32
 /// input, with normalization in the tables.
 ///
 /// # Panics
-/// If the lengths differ.
+/// If the lengths differ, or are no whole number of pixels.
 pub fn map_channels(pool: &Pool, tables: &[Table], x: &[u8], y: &mut [u8]) {
-    assert_eq!(x.len(), y.len(), "map of channels");
+    assert!(x.len() == y.len() && x.len().is_multiple_of(tables.len()), "map of {} channels", tables.len());
     let to = Disjoint::new(y);
     in_parts(pool, x.len(), tables.len(), &|start, len| {
         // SAFETY: parts do not overlap.
         let y = unsafe { to.part(start, len) };
-        for (x, y) in x[start..][..len].chunks(tables.len()).zip(y.chunks_mut(tables.len())) {
-            for ((x, y), table) in x.iter().zip(y).zip(tables) {
-                *y = table[usize::from(*x)];
+        let x = &x[start..][..len];
+        match tables {
+            // A picture's usual three, written out.
+            [a, b, c] => {
+                for (x, y) in x.chunks_exact(3).zip(y.chunks_exact_mut(3)) {
+                    y[0] = a[usize::from(x[0])];
+                    y[1] = b[usize::from(x[1])];
+                    y[2] = c[usize::from(x[2])];
+                }
+            }
+            _ => {
+                for (x, y) in x.chunks(tables.len()).zip(y.chunks_mut(tables.len())) {
+                    x.iter().zip(y).zip(tables).for_each(|((x, y), table)| *y = table[usize::from(*x)]);
+                }
             }
         }
     });
@@ -154,24 +165,25 @@ pub struct Map<'a> {
     pub quantization: Quantization,
 }
 
-/// `y = a + b`, each factor rounded by itself: `round((a - za) * sa / sy + (b - zb) * sb / sy) + zy`, clamped.
+/// `y = a + b`, each operation rounded by itself: `round((a - za) * (sa / sy) + (b - zb) * (sb / sy)) + zy`, clamped.
 ///
 /// # Panics
 /// If the lengths differ.
 pub fn sum(pool: &Pool, a: Map<'_>, b: Map<'_>, output: &Output, y: &mut [u8]) {
     assert!(a.bytes.len() == y.len() && b.bytes.len() == y.len(), "terms of a sum");
-    let to = Disjoint::new(y);
+    let terms = [a, b].map(|map| Term {
+        zero_point: f32::from(map.quantization.zero_point),
+        factor: map.quantization.scale / output.quantization.scale,
+    });
+    let (to, rounding, isa) = (Disjoint::new(y), output.rounding(), ByteIsa::of(pool.isa()));
     in_parts(pool, a.bytes.len(), 1, &|start, len| {
-        let part = |map: Map<'_>| Term {
-            zero_point: f32::from(map.quantization.zero_point),
-            factor: map.quantization.scale / output.quantization.scale,
-        };
-        let (terms, bounds) = ([part(a), part(b)], Bounds::of(output));
         let (a, b) = (&a.bytes[start..][..len], &b.bytes[start..][..len]);
         // SAFETY: parts do not overlap.
         let y = unsafe { to.part(start, len) };
-        dispatch!(pool.isa(), sum_kernel(terms: [Term; 2], a: &[u8], b: &[u8], bounds: Bounds, y: &mut [u8]));
-        finish(output, unsafe { to.part(start, len) });
+        sum_part(isa, terms, a, b, rounding, y);
+        if let Some(table) = &output.table {
+            replace(table, y);
+        }
     });
 }
 
@@ -182,36 +194,22 @@ struct Term {
     factor: f32,
 }
 
-/// Range and zero point of a result.
-#[derive(Clone, Copy)]
-struct Bounds {
-    zero_point: u8,
-    low: u8,
-    high: u8,
-}
-
-impl Bounds {
-    fn of(output: &Output) -> Self {
-        Self { zero_point: output.quantization.zero_point, low: output.low, high: output.high }
-    }
-
-    #[inline(always)]
-    fn byte(self, value: f32) -> u8 {
-        byte(value, self.zero_point).max(self.low).min(self.high)
-    }
-}
-
-fn finish(output: &Output, y: &mut [u8]) {
-    if let Some(table) = &output.table {
-        replace(table, y);
-    }
+fn sum_part(isa: ByteIsa, terms: [Term; 2], a: &[u8], b: &[u8], rounding: Rounding, y: &mut [u8]) {
+    dispatch_lanes!(isa, sum_kernel(terms: [Term; 2], a: &[u8], b: &[u8], rounding: Rounding, y: &mut [u8]));
 }
 
 #[inline(always)]
-fn sum_kernel<V: Simd>(terms: [Term; 2], a: &[u8], b: &[u8], bounds: Bounds, y: &mut [u8]) {
-    let real = |byte: u8, term: Term| (f32::from(byte) - term.zero_point) * term.factor;
-    for ((a, b), y) in a.iter().zip(b).zip(y) {
-        *y = bounds.byte(real(*a, terms[0]) + real(*b, terms[1]));
+fn sum_kernel<V: Lanes>(terms: [Term; 2], a: &[u8], b: &[u8], rounding: Rounding, y: &mut [u8]) {
+    for start in (0..y.len()).step_by(V::LANES) {
+        let count = V::LANES.min(y.len() - start);
+        // SAFETY: `count` elements remain in all three, which are equally long.
+        unsafe {
+            let a = V::load_bytes(a.as_ptr().add(start), count).sub(V::Floats::splat(terms[0].zero_point));
+            let b = V::load_bytes(b.as_ptr().add(start), count).sub(V::Floats::splat(terms[1].zero_point));
+            let a = a.mul(V::Floats::splat(terms[0].factor));
+            let b = b.mul(V::Floats::splat(terms[1].factor));
+            V::store_bytes(a.add(b), rounding, y.as_mut_ptr().add(start), count);
+        }
     }
 }
 
@@ -232,33 +230,56 @@ pub fn product(
     let batch = y.len() / picture.max(1);
     assert!(a.bytes.len() == y.len() && y.len() == batch * picture, "first factor of a product");
     assert_eq!(b.bytes.len(), batch * channels, "second factor of a product");
-    let zero_points = [a, b].map(|map| i32::from(map.quantization.zero_point));
-    let factor = a.quantization.scale * b.quantization.scale / output.quantization.scale;
-    let (to, bounds) = (Disjoint::new(y), Bounds::of(output));
-    in_parts(pool, batch * picture, channels, &|start, len| {
+    let scale = Scale {
+        zero_points: [a, b].map(|map| f32::from(map.quantization.zero_point)),
+        factor: a.quantization.scale * b.quantization.scale / output.quantization.scale,
+        rounding: output.rounding(),
+    };
+    let isa = ByteIsa::of(pool.isa());
+    let to = Disjoint::new(y);
+    // Parts of a picture, as many as threads want and whole pixels allow.
+    let parts = (picture / PER_TASK).clamp(1, positions.clamp(1, pool.threads() * 2));
+    pool.run(batch * parts, &|task| {
+        let (index, part) = (task / parts, task % parts);
+        let [first, end] = [part, part + 1].map(|part| index * positions + part * positions / parts);
+        let a = &a.bytes[first * channels..end * channels];
+        let b = &b.bytes[index * channels..][..channels];
         // SAFETY: parts do not overlap.
-        let part = unsafe { to.part(start, len) };
-        for (index, y) in part.chunks_exact_mut(channels).enumerate() {
-            let start = start + index * channels;
-            let a = &a.bytes[start..][..channels];
-            let b = &b.bytes[start / picture * channels..][..channels];
-            dispatch!(pool.isa(), product_kernel(zero_points: [i32; 2], factor: f32, a: &[u8], b: &[u8], bounds: Bounds, y: &mut [u8]));
+        let y = unsafe { to.part(first * channels, (end - first) * channels) };
+        product_part(isa, scale, a, b, y);
+        if let Some(table) = &output.table {
+            replace(table, y);
         }
-        finish(output, part);
     });
 }
 
-#[inline(always)]
-fn product_kernel<V: Simd>(
-    zero_points: [i32; 2],
+/// How a product becomes a byte.
+#[derive(Clone, Copy)]
+struct Scale {
+    zero_points: [f32; 2],
     factor: f32,
-    a: &[u8],
-    b: &[u8],
-    bounds: Bounds,
-    y: &mut [u8],
-) {
-    for ((a, b), y) in a.iter().zip(b).zip(y) {
-        let product = (i32::from(*a) - zero_points[0]) * (i32::from(*b) - zero_points[1]);
-        *y = bounds.byte(product as f32 * factor);
+    rounding: Rounding,
+}
+
+fn product_part(isa: ByteIsa, scale: Scale, a: &[u8], b: &[u8], y: &mut [u8]) {
+    dispatch_lanes!(isa, product_kernel(scale: Scale, a: &[u8], b: &[u8], y: &mut [u8]));
+}
+
+/// The product of two bytes is below 2^24 and therefore exact in f32.
+#[inline(always)]
+fn product_kernel<V: Lanes>(scale: Scale, a: &[u8], b: &[u8], y: &mut [u8]) {
+    for (a, y) in a.chunks_exact(b.len()).zip(y.chunks_exact_mut(b.len())) {
+        for start in (0..b.len()).step_by(V::LANES) {
+            let count = V::LANES.min(b.len() - start);
+            // SAFETY: `count` channels remain in all three.
+            unsafe {
+                let a = V::load_bytes(a.as_ptr().add(start), count);
+                let b = V::load_bytes(b.as_ptr().add(start), count);
+                let a = a.sub(V::Floats::splat(scale.zero_points[0]));
+                let b = b.sub(V::Floats::splat(scale.zero_points[1]));
+                let real = a.mul(b).mul(V::Floats::splat(scale.factor));
+                V::store_bytes(real, scale.rounding, y.as_mut_ptr().add(start), count);
+            }
+        }
     }
 }

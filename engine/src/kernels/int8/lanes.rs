@@ -105,6 +105,35 @@ pub trait Lanes: Copy {
     unsafe fn store_interleaved(values: [Self::Floats; 4], rounding: Rounding, to: *mut u8, count: usize);
 }
 
+/// Calls an `#[inline(always)]` function generic over [`Lanes`], compiled for the instruction set `isa`, a
+/// [`crate::simd::ByteIsa`]: `dispatch_lanes!(isa, kernel(a: TypeA, b: TypeB))`.
+macro_rules! dispatch_lanes {
+    ($isa:expr, $kernel:ident($($name:ident : $type:ty),* $(,)?)) => {
+        match $isa {
+            #[cfg(target_arch = "x86_64")]
+            $crate::simd::ByteIsa::Vnni => {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+                fn instance($($name: $type),*) {
+                    $kernel::<$crate::kernels::int8::lanes::Vnni>($($name),*)
+                }
+                // SAFETY: the instruction set follows from that of a `Pool`, which has checked that it is available.
+                unsafe { instance($($name),*) }
+            }
+            #[cfg(target_arch = "x86_64")]
+            $crate::simd::ByteIsa::Avx2 => {
+                #[target_feature(enable = "avx2,fma")]
+                fn instance($($name: $type),*) {
+                    $kernel::<$crate::kernels::int8::lanes::Avx2>($($name),*)
+                }
+                // SAFETY: as above.
+                unsafe { instance($($name),*) }
+            }
+            _ => $kernel::<$crate::kernels::int8::lanes::Portable>($($name),*),
+        }
+    };
+}
+pub(super) use dispatch_lanes;
+
 /// The byte of a vector and lane in the order of [`Lanes::interleave`].
 pub fn interleaved(vector: usize, lane: usize) -> usize {
     16 * (lane / 4) + 4 * vector + lane % 4

@@ -3,12 +3,14 @@
 //! Work is divided by rows of the output, or by picture.
 //!
 //! Never here: gradients.
+#![allow(clippy::needless_range_loop)] // indices count registers
 #![allow(clippy::extra_unused_type_parameters)] // a kernel's vector type names the instance, loops do without it
 
 use crate::kernels::pooling::PoolShape;
 use crate::pool::{Disjoint, Pool};
-use crate::simd::{Simd, dispatch};
+use crate::simd::{ByteIsa, Simd, dispatch};
 
+use super::lanes::{Lanes, Rounding, dispatch_lanes};
 use super::{Output, Quantization, elementwise};
 
 /// Elements below which waking a thread costs more than it saves.
@@ -60,32 +62,32 @@ fn taps(shape: &PoolShape, axis: usize, out: usize) -> std::ops::Range<usize> {
     start.saturating_sub(window.padding[axis])..end.min([shape.height, shape.width][axis])
 }
 
+/// Most positions of a mean: sums of so many bytes are exact in f32.
+const MOST_POSITIONS: usize = 1 << 16;
+/// Vectors of channels that are summed side by side.
+const WIDE: usize = 4;
+
 /// Mean over the positions of each picture: `round(sum of (x - zx) * (sx / (positions * sy))) + zy`, clamped.
 ///
 /// # Panics
-/// If `x` is not `[batch][positions][channels]` where `y` is `[batch][channels]`, or there are more than 2^23 positions.
+/// If `x` is not `[batch][positions][channels]` where `y` is `[batch][channels]`, or there are more than 2^16 positions.
 pub fn mean(pool: &Pool, channels: usize, x: &[u8], from: Quantization, output: &Output, y: &mut [u8]) {
     let batch = y.len() / channels.max(1);
     let positions = x.len() / y.len().max(1);
     assert!(y.len() == batch * channels && x.len() == y.len() * positions, "maps of {channels} channels");
-    assert!(positions <= 1 << 23, "{positions} positions: their sum may overflow");
-    let to = Disjoint::new(y);
-    let rounding = output.rounding();
+    assert!(positions <= MOST_POSITIONS, "{positions} positions, at most {MOST_POSITIONS} are exact");
+    let (to, isa) = (Disjoint::new(y), ByteIsa::of(pool.isa()));
     let mean = Mean {
-        zero_points: positions as i32 * i32::from(from.zero_point),
+        zero_points: positions as f32 * f32::from(from.zero_point),
         factor: from.scale / (positions as f32 * output.quantization.scale),
-        zero_point: rounding.zero_point,
-        low: rounding.low,
-        high: rounding.high,
+        rounding: output.rounding(),
     };
     pool.run(batch, &|picture| {
         // SAFETY: every picture is a part of its own.
         let y = unsafe { to.part(picture * channels, channels) };
-        let x = &x[picture * positions * channels..][..positions * channels];
-        dispatch!(pool.isa(), mean_kernel(mean: Mean, x: &[u8], y: &mut [u8]));
+        mean_picture(isa, mean, &x[picture * positions * channels..][..positions * channels], y);
         if let Some(table) = &output.table {
-            // SAFETY: as above; the first use has ended.
-            elementwise::replace(table, unsafe { to.part(picture * channels, channels) });
+            elementwise::replace(table, y);
         }
     });
 }
@@ -94,26 +96,51 @@ pub fn mean(pool: &Pool, channels: usize, x: &[u8], from: Quantization, output: 
 #[derive(Clone, Copy)]
 struct Mean {
     /// Zero points of all positions together.
-    zero_points: i32,
+    zero_points: f32,
     factor: f32,
-    zero_point: u8,
-    low: u8,
-    high: u8,
+    rounding: Rounding,
+}
+
+fn mean_picture(isa: ByteIsa, mean: Mean, x: &[u8], y: &mut [u8]) {
+    dispatch_lanes!(isa, mean_kernel(mean: Mean, x: &[u8], y: &mut [u8]));
 }
 
 #[inline(always)]
-fn mean_kernel<V: Simd>(mean: Mean, x: &[u8], y: &mut [u8]) {
-    const CHUNK: usize = 64;
-    let channels = y.len();
-    for (index, y) in y.chunks_mut(CHUNK).enumerate() {
-        let mut sums = [-mean.zero_points; CHUNK];
-        for pixel in x.chunks_exact(channels) {
-            let pixel = &pixel[index * CHUNK..][..y.len()];
-            sums.iter_mut().zip(pixel).for_each(|(sum, x)| *sum += i32::from(*x));
+fn mean_kernel<V: Lanes>(mean: Mean, x: &[u8], y: &mut [u8]) {
+    let mut start = 0;
+    while start < y.len() {
+        // SAFETY: the channels taken remain.
+        unsafe {
+            if y.len() - start >= WIDE * V::LANES {
+                mean_channels::<V, WIDE>(mean, x, start, V::LANES, y);
+                start += WIDE * V::LANES;
+            } else {
+                mean_channels::<V, 1>(mean, x, start, V::LANES.min(y.len() - start), y);
+                start += V::LANES;
+            }
         }
-        for (sum, y) in sums.iter().zip(y) {
-            let byte = elementwise::byte(*sum as f32 * mean.factor, mean.zero_point);
-            *y = byte.max(mean.low).min(mean.high);
+    }
+}
+
+/// `C` vectors of `count` channels each from `start`.
+#[inline(always)]
+unsafe fn mean_channels<V: Lanes, const C: usize>(
+    mean: Mean,
+    x: &[u8],
+    start: usize,
+    count: usize,
+    y: &mut [u8],
+) {
+    let mut sums = [V::Floats::splat(-mean.zero_points); C];
+    for pixel in x.chunks_exact(y.len()) {
+        for c in 0..C {
+            // SAFETY: the caller's promise.
+            sums[c] = sums[c].add(unsafe { V::load_bytes(pixel.as_ptr().add(start + c * V::LANES), count) });
         }
+    }
+    for c in 0..C {
+        let real = sums[c].mul(V::Floats::splat(mean.factor));
+        // SAFETY: the caller's promise.
+        unsafe { V::store_bytes(real, mean.rounding, y.as_mut_ptr().add(start + c * V::LANES), count) };
     }
 }
