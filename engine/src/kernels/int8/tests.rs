@@ -522,3 +522,97 @@ fn pooling_follows_its_definition() {
         }
     }
 }
+
+/// Bytes whose end is the end of readable memory.
+#[cfg(target_os = "linux")]
+struct AtTheEdge {
+    map: *mut libc::c_void,
+    pages: usize,
+    len: usize,
+}
+
+#[cfg(target_os = "linux")]
+impl AtTheEdge {
+    const PAGE: usize = 4096;
+
+    fn new(bytes: &[u8]) -> Self {
+        let pages = bytes.len().div_ceil(Self::PAGE);
+        // SAFETY: a fresh map of its own, whose last page is then closed; the bytes end where that page begins.
+        unsafe {
+            let (length, access) = ((pages + 1) * Self::PAGE, libc::PROT_READ | libc::PROT_WRITE);
+            let map = libc::mmap(
+                std::ptr::null_mut(),
+                length,
+                access,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            );
+            assert_ne!(map, libc::MAP_FAILED);
+            let end = map.cast::<u8>().add(pages * Self::PAGE);
+            assert_eq!(libc::mprotect(end.cast(), Self::PAGE, libc::PROT_NONE), 0);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), end.sub(bytes.len()), bytes.len());
+            Self { map, pages, len: bytes.len() }
+        }
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: the map holds them for as long as `self` lives.
+        unsafe {
+            let start = self.map.cast::<u8>().add(self.pages * Self::PAGE - self.len);
+            std::slice::from_raw_parts_mut(start, self.len)
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for AtTheEdge {
+    fn drop(&mut self) {
+        // SAFETY: the whole map, which nothing borrows any more.
+        unsafe { libc::munmap(self.map, (self.pages + 1) * Self::PAGE) };
+    }
+}
+
+/// A read or write past the end would end the process.
+#[test]
+#[cfg(target_os = "linux")]
+fn nothing_past_the_end_of_a_map_is_touched() {
+    let mut random = Random(31);
+    let groups = ConvShape { groups: 3, ..shape(1, [3, 3], [9, 15], 1, 1, 0) };
+    let mut shapes = vec![groups, shape(1, [5, 5], [7, 9], 3, 2, 1), shape(1, [4, 4], [3, 5], 3, 1, 0)];
+    shapes.extend((1..40).map(|channels| ConvShape::linear(1 + channels % 3, channels, channels)));
+    shapes
+        .extend([2, 15, 31, 32, 33, 40, 63, 64, 65, 97].map(|channels| depthwise(1, [3, 4], channels, 3, 1)));
+    shapes.extend(
+        [2, 31, 32, 40, 64, 70]
+            .map(|channels| ConvShape { padding: [0; 2], ..depthwise(1, [3, 6], channels, 3, 1) }),
+    );
+    for shape in shapes {
+        let case = Case::new(shape, &mut random);
+        let layer = Layer {
+            x: case.quantization,
+            weight: &case.weight,
+            weight_scales: &case.scales,
+            bias: &case.bias,
+        };
+        let conv = Conv::new(&shape, &layer, case.output.clone()).unwrap();
+        let (mut x, mut y) = (AtTheEdge::new(&case.x), AtTheEdge::new(&vec![0; shape.out_len()]));
+        let mut residual = AtTheEdge::new(&vec![1; shape.out_len()]);
+        for pool in pools() {
+            let residual = Residual { bytes: residual.bytes(), quantization: case.quantization };
+            conv.forward(pool, x.bytes(), (!shape.is_depthwise()).then_some(residual), y.bytes());
+        }
+    }
+    let quantization = Quantization { scale: 0.1, zero_point: 9 };
+    let output = Output::new(quantization).then(std::array::from_fn(|byte| byte as u8));
+    for len in 1..100 {
+        let bytes = random.bytes(len);
+        let [mut a, mut b, mut y] = [0; 3].map(|_| AtTheEdge::new(&bytes));
+        for pool in pools() {
+            let [a, b] = [a.bytes(), b.bytes()].map(|bytes| elementwise::Map { bytes, quantization });
+            elementwise::sum(pool, a, b, &output, y.bytes());
+            elementwise::product(pool, [1, len], a, b, &output, y.bytes());
+            pooling::mean(pool, len, a.bytes, quantization, &output, y.bytes());
+        }
+    }
+}
