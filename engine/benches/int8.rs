@@ -1,7 +1,7 @@
 //! Speed of the kernels over bytes beside those over f32, on the layers of the zoo's networks, one picture at a time
 //! unless `--batch` says otherwise.
 //!
-//! `cargo bench -p distill-engine --bench int8 -- [--threads N] [--isa NAME] [--ms N] [--batch N] [--layers] [PART OF A NAME]...`
+//! `cargo bench -p distill-engine --bench int8 -- [--threads N] [--isa NAME] [--bytes NAME] [--ms N] [--batch N] [--layers] [PART OF A NAME]...`
 //! prints, per layer, the shortest time of f32 and of bytes in milliseconds, their ratio, and what the latter is in
 //! Gop/s, two operations per product, padding not counted as work. Both end with bias and ReLU. Then whole networks, at
 //! 32 and 224 px with weights that a formula gives. `--layers` prints the layers alone, for `xtask/peers/int8.py`, which times ONNX Runtime on the same.
@@ -86,6 +86,7 @@ const NETWORKS: &[(&str, usize)] = &[
 struct Options {
     threads: usize,
     isa: Isa,
+    byte_isa: Option<ByteIsa>,
     time: Duration,
     batch: usize,
     layers: bool,
@@ -94,8 +95,15 @@ struct Options {
 
 fn options() -> Options {
     let time = Duration::from_millis(60);
-    let mut options =
-        Options { threads: 1, isa: Isa::detect(), time, batch: 1, layers: false, names: Vec::new() };
+    let mut options = Options {
+        threads: 1,
+        isa: Isa::detect(),
+        byte_isa: None,
+        time,
+        batch: 1,
+        layers: false,
+        names: Vec::new(),
+    };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut value = || args.next().unwrap_or_default();
@@ -106,6 +114,10 @@ fn options() -> Options {
             "--isa" => {
                 let name = value();
                 options.isa = Isa::ALL.into_iter().find(|isa| isa.name() == name).unwrap_or(options.isa);
+            }
+            "--bytes" => {
+                let name = value();
+                options.byte_isa = ByteIsa::ALL.into_iter().find(|isa| isa.name() == name);
             }
             "--layers" => options.layers = true,
             "--bench" => {}
@@ -216,9 +228,11 @@ fn main() {
         }
         return;
     }
-    let pool = Pool::with_isa(options.threads, options.isa);
-    let isa = ByteIsa::of(pool.isa());
-    println!("{} threads, {} and {}", pool.threads(), pool.isa().name(), isa.name());
+    let mut pool = Pool::with_isa(options.threads, options.isa);
+    if let Some(byte_isa) = options.byte_isa {
+        pool = pool.with_byte_isa(byte_isa);
+    }
+    println!("{} threads, {} and {}", pool.threads(), pool.isa().name(), pool.byte_isa().name());
     println!("{:28} {:>9} {:>9} {:>6} {:>8}", "ms", "f32", "int8", "ratio", "Gop/s");
     for layer in layers {
         let shape = shape(layer, options.batch);

@@ -295,8 +295,7 @@ impl Dense {
                 let first = rest / chunks * cut.blocks_per_task;
                 let blocks = first..self.blocks().min(first + cut.blocks_per_task);
                 let tile = rest % chunks * cut.tiles_per_task;
-                let work =
-                    Work { dense: self, isa: ByteIsa::of(pool.isa()), source: &source, store, group, blocks };
+                let work = Work { dense: self, isa: pool.byte_isa(), source: &source, store, group, blocks };
                 for tile in tile..cut.tiles.min(tile + cut.tiles_per_task) {
                     let (base, more) = (cut.rows / cut.tiles, cut.rows % cut.tiles);
                     let first = tile * base + tile.min(more);
@@ -308,7 +307,7 @@ impl Dense {
 
     fn cut(&self, pool: &Pool, batch: usize) -> Cut {
         let rows = batch * self.layout.places();
-        let tiles = rows.div_ceil(most_rows(ByteIsa::of(pool.isa())));
+        let tiles = rows.div_ceil(most_rows(pool.byte_isa()));
         let (blocks, threads) = (self.blocks(), pool.threads());
         let macs = rows * self.lines.len() * size_of::<Line>();
         let shared = threads > 1 && macs >= SMALL;

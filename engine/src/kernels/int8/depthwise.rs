@@ -133,7 +133,7 @@ impl Depthwise {
         let work = lines * width * self.layout.rows.taps * self.layout.columns.taps;
         let wanted = if work < SMALL / 4 { 1 } else { pool.threads() * 4 };
         let per_task = lines.div_ceil(wanted).max(1);
-        let kernels = Kernels::of(ByteIsa::of(pool.isa()), self);
+        let kernels = Kernels::of(pool.byte_isa(), self);
         self.layout.with(pool, x, zero_point, |start| {
             let (source, y) = (Start(start), Disjoint::new(y));
             pool.run(lines.div_ceil(per_task), &|task| {
@@ -431,11 +431,16 @@ impl Kernels {
     fn of(isa: ByteIsa, depthwise: &Depthwise) -> Self {
         use super::lanes::Portable;
         #[cfg(target_arch = "x86_64")]
-        use super::lanes::{Avx2, Vnni, VnniHalf};
+        use super::lanes::{Avx2, AvxVnni, Vnni, VnniHalf};
         match isa {
             #[cfg(target_arch = "x86_64")]
             ByteIsa::Vnni => {
                 Kernels { whole: Some(vnni!(depthwise, Vnni)), half: vnni!(depthwise, VnniHalf) }
+            }
+            #[cfg(target_arch = "x86_64")]
+            ByteIsa::AvxVnni => {
+                let half = family!(depthwise, AvxVnni, target_feature(enable = "avx2,fma,avxvnni"));
+                Kernels { whole: None, half }
             }
             #[cfg(target_arch = "x86_64")]
             ByteIsa::Avx2 => {

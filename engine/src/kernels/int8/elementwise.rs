@@ -175,7 +175,7 @@ pub fn sum(pool: &Pool, a: Map<'_>, b: Map<'_>, output: &Output, y: &mut [u8]) {
         zero_point: f32::from(map.quantization.zero_point),
         factor: map.quantization.scale / output.quantization.scale,
     });
-    let (to, rounding, isa) = (Disjoint::new(y), output.rounding(), ByteIsa::of(pool.isa()));
+    let (to, rounding, isa) = (Disjoint::new(y), output.rounding(), pool.byte_isa());
     in_parts(pool, a.bytes.len(), 1, &|start, len| {
         let (a, b) = (&a.bytes[start..][..len], &b.bytes[start..][..len]);
         // SAFETY: parts do not overlap.
@@ -235,7 +235,7 @@ pub fn product(
         factor: a.quantization.scale * b.quantization.scale / output.quantization.scale,
         rounding: output.rounding(),
     };
-    let isa = ByteIsa::of(pool.isa());
+    let isa = pool.byte_isa();
     let to = Disjoint::new(y);
     // Parts of a picture, as many as threads want and whole pixels allow.
     let parts = (picture / PER_TASK).clamp(1, positions.clamp(1, pool.threads() * 2));

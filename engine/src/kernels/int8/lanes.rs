@@ -1,4 +1,5 @@
-//! Vectors of i32 sums over products of bytes, behind one trait: AVX-512 VNNI (16 and 8 lanes), AVX2 (8) and portable (8).
+//! Vectors of i32 sums over products of bytes, behind one trait: AVX-512 VNNI (16 and 8 lanes), AVX-VNNI (8),
+//! AVX2 (8) and portable (8).
 //!
 //! Every implementation computes the same integers: none saturates on the way.
 //!
@@ -117,6 +118,15 @@ macro_rules! dispatch_lanes {
                     $kernel::<$crate::kernels::int8::lanes::Vnni>($($name),*)
                 }
                 // SAFETY: the instruction set follows from that of a `Pool`, which has checked that it is available.
+                unsafe { instance($($name),*) }
+            }
+            #[cfg(target_arch = "x86_64")]
+            $crate::simd::ByteIsa::AvxVnni => {
+                #[target_feature(enable = "avx2,fma,avxvnni")]
+                fn instance($($name: $type),*) {
+                    $kernel::<$crate::kernels::int8::lanes::AvxVnni>($($name),*)
+                }
+                // SAFETY: as above.
                 unsafe { instance($($name),*) }
             }
             #[cfg(target_arch = "x86_64")]
@@ -241,7 +251,7 @@ impl Lanes for Portable {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub use x86::{Avx2, Vnni, VnniHalf};
+pub use x86::{Avx2, AvxVnni, Vnni, VnniHalf};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -270,6 +280,11 @@ mod x86 {
     #[derive(Clone, Copy)]
     #[repr(transparent)]
     pub struct Avx2(__m256i);
+
+    /// Eight sums, on processors that sum products of bytes without AVX-512.
+    #[derive(Clone, Copy)]
+    #[repr(transparent)]
+    pub struct AvxVnni(__m256i);
 
     /// The first `count` bits, `1..=64`.
     #[inline(always)]
@@ -532,22 +547,74 @@ mod x86 {
         }
     }
 
+    /// What vectors of eight have in common where there are no masks.
+    macro_rules! eight_lanes {
+        () => {
+            const LANES: usize = 8;
+            type Floats = simd::Avx2;
+
+            #[inline(always)]
+            unsafe fn load(from: *const i32) -> Self {
+                Self(unsafe { _mm256_loadu_si256(from.cast()) })
+            }
+            #[inline(always)]
+            unsafe fn store(self, to: *mut i32) {
+                unsafe { _mm256_storeu_si256(to.cast(), self.0) }
+            }
+            #[inline(always)]
+            fn floats(self) -> simd::Avx2 {
+                simd::Avx2(unsafe { _mm256_cvtepi32_ps(self.0) })
+            }
+            #[inline(always)]
+            unsafe fn load_bytes(from: *const u8, count: usize) -> simd::Avx2 {
+                let mut bytes = [0_u8; 8];
+                unsafe {
+                    if count == 8 {
+                        let bytes = _mm_loadl_epi64(from.cast());
+                        return simd::Avx2(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)));
+                    }
+                    std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), count);
+                    let bytes = _mm_loadl_epi64(bytes.as_ptr().cast());
+                    simd::Avx2(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)))
+                }
+            }
+            #[inline(always)]
+            unsafe fn store_bytes(values: simd::Avx2, rounding: Rounding, to: *mut u8, count: usize) {
+                unsafe {
+                    let bytes = eight_bytes(values, rounding);
+                    if count == 8 {
+                        _mm_storel_epi64(to.cast(), bytes);
+                    } else {
+                        store_some(_mm256_castsi128_si256(bytes), to, count);
+                    }
+                }
+            }
+            #[inline(always)]
+            unsafe fn store_interleaved(
+                values: [simd::Avx2; 4],
+                rounding: Rounding,
+                to: *mut u8,
+                count: usize,
+            ) {
+                unsafe {
+                    let bytes = interleaved_bytes(values, rounding);
+                    if count == 32 {
+                        _mm256_storeu_si256(to.cast(), bytes);
+                    } else {
+                        store_some(bytes, to, count);
+                    }
+                }
+            }
+        };
+    }
+
     impl Lanes for Avx2 {
-        const LANES: usize = 8;
-        type Floats = simd::Avx2;
+        eight_lanes!();
         /// The even and the odd bytes, widened.
         type Inputs = [__m256i; 2];
         /// The even and the odd bytes, widened.
         type Weights = [__m256i; 2];
 
-        #[inline(always)]
-        unsafe fn load(from: *const i32) -> Self {
-            Self(unsafe { _mm256_loadu_si256(from.cast()) })
-        }
-        #[inline(always)]
-        unsafe fn store(self, to: *mut i32) {
-            unsafe { _mm256_storeu_si256(to.cast(), self.0) }
-        }
         #[inline(always)]
         unsafe fn splat_four(from: *const u8) -> [__m256i; 2] {
             unsafe { widened(_mm256_set1_epi32(from.cast::<i32>().read_unaligned())) }
@@ -569,30 +636,6 @@ mod x86 {
             }
         }
         #[inline(always)]
-        fn floats(self) -> simd::Avx2 {
-            simd::Avx2(unsafe { _mm256_cvtepi32_ps(self.0) })
-        }
-        #[inline(always)]
-        unsafe fn load_bytes(from: *const u8, count: usize) -> simd::Avx2 {
-            let mut bytes = [0_u8; 8];
-            unsafe {
-                std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), count);
-                let bytes = _mm_loadl_epi64(bytes.as_ptr().cast());
-                simd::Avx2(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)))
-            }
-        }
-        #[inline(always)]
-        unsafe fn store_bytes(values: simd::Avx2, rounding: Rounding, to: *mut u8, count: usize) {
-            unsafe {
-                let bytes = eight_bytes(values, rounding);
-                if count == 8 {
-                    _mm_storel_epi64(to.cast(), bytes);
-                } else {
-                    store_some(_mm256_castsi128_si256(bytes), to, count);
-                }
-            }
-        }
-        #[inline(always)]
         unsafe fn interleave(rows: [*const u8; 4]) -> [[__m256i; 2]; 4] {
             unsafe {
                 let [a, b, c, d] = columns_of_four(rows);
@@ -606,16 +649,32 @@ mod x86 {
                 [widened(a), widened(b), widened(c), widened(d)]
             }
         }
+    }
+
+    impl Lanes for AvxVnni {
+        eight_lanes!();
+        type Inputs = __m256i;
+        type Weights = __m256i;
+
         #[inline(always)]
-        unsafe fn store_interleaved(values: [simd::Avx2; 4], rounding: Rounding, to: *mut u8, count: usize) {
-            unsafe {
-                let bytes = interleaved_bytes(values, rounding);
-                if count == 32 {
-                    _mm256_storeu_si256(to.cast(), bytes);
-                } else {
-                    store_some(bytes, to, count);
-                }
-            }
+        unsafe fn splat_four(from: *const u8) -> __m256i {
+            unsafe { _mm256_set1_epi32(from.cast::<i32>().read_unaligned()) }
+        }
+        #[inline(always)]
+        unsafe fn weights(from: *const i8) -> __m256i {
+            unsafe { _mm256_loadu_si256(from.cast()) }
+        }
+        #[inline(always)]
+        fn dot(self, inputs: __m256i, weights: __m256i) -> Self {
+            Self(unsafe { _mm256_dpbusd_avx_epi32(self.0, inputs, weights) })
+        }
+        #[inline(always)]
+        unsafe fn interleave(rows: [*const u8; 4]) -> [__m256i; 4] {
+            unsafe { columns_of_four(rows) }
+        }
+        #[inline(always)]
+        unsafe fn spread(row: *const u8) -> [__m256i; 4] {
+            unsafe { spread_row(row) }
         }
     }
 

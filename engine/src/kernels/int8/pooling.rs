@@ -76,7 +76,7 @@ pub fn mean(pool: &Pool, channels: usize, x: &[u8], from: Quantization, output: 
     let positions = x.len() / y.len().max(1);
     assert!(y.len() == batch * channels && x.len() == y.len() * positions, "maps of {channels} channels");
     assert!(positions <= MOST_POSITIONS, "{positions} positions, at most {MOST_POSITIONS} are exact");
-    let (to, isa) = (Disjoint::new(y), ByteIsa::of(pool.isa()));
+    let (to, isa) = (Disjoint::new(y), pool.byte_isa());
     let mean = Mean {
         zero_points: positions as f32 * f32::from(from.zero_point),
         factor: from.scale / (positions as f32 * output.quantization.scale),

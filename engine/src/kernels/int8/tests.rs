@@ -11,14 +11,17 @@ use super::{
 use crate::kernels::conv::ConvShape;
 use crate::kernels::pooling::PoolShape;
 use crate::pool::Pool;
-use crate::simd::Isa;
+use crate::simd::{ByteIsa, Isa};
 
-/// Pools of one and of three threads per instruction set of this machine.
+/// Pools of one and of three threads for all instructions of this machine.
 fn pools() -> &'static [Pool] {
     static POOLS: OnceLock<Vec<Pool>> = OnceLock::new();
     POOLS.get_or_init(|| {
-        let isas = Isa::ALL.into_iter().filter(|isa| isa.is_available());
-        isas.flat_map(|isa| [1, 3].map(|threads| Pool::with_isa(threads, isa))).collect()
+        let both = Isa::ALL.into_iter().flat_map(|isa| ByteIsa::ALL.map(|byte_isa| (isa, byte_isa)));
+        let here =
+            both.filter(|(isa, bytes)| isa.is_available() && bytes.is_available() && bytes.goes_with(*isa));
+        here.flat_map(|(isa, bytes)| [1, 3].map(|threads| Pool::with_isa(threads, isa).with_byte_isa(bytes)))
+            .collect()
     })
 }
 
@@ -149,7 +152,7 @@ impl Case {
         };
         let conv = Conv::new(&self.shape, &layer, self.output.clone()).unwrap();
         for pool in pools() {
-            let what = format!("{:?}, {} x {}", self.shape, pool.isa().name(), pool.threads());
+            let what = format!("{:?}, {} x {}", self.shape, pool.byte_isa().name(), pool.threads());
             let residual = self
                 .residual
                 .as_ref()

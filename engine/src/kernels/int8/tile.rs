@@ -172,6 +172,7 @@ macro_rules! instances {
 pub fn most_rows(isa: ByteIsa) -> usize {
     match isa {
         ByteIsa::Vnni => MOST_ROWS,
+        ByteIsa::AvxVnni => 6,
         ByteIsa::Avx2 | ByteIsa::Portable => 4,
     }
 }
@@ -181,6 +182,13 @@ pub fn tile_for(isa: ByteIsa, rows: usize, blocks: usize) -> (TileKernel, usize)
     match isa {
         #[cfg(target_arch = "x86_64")]
         ByteIsa::Vnni => vnni_tile(rows, blocks),
+        #[cfg(target_arch = "x86_64")]
+        ByteIsa::AvxVnni => {
+            static ONE: [TileKernel; 6] = instances!(super::lanes::AvxVnni, 2, [1 2 3 4 5 6], target_feature(enable = "avx2,fma,avxvnni"));
+            static TWO: [TileKernel; 3] =
+                instances!(super::lanes::AvxVnni, 4, [1 2 3], target_feature(enable = "avx2,fma,avxvnni"));
+            if rows <= 3 && blocks >= 2 { (TWO[rows - 1], 2) } else { (ONE[rows - 1], 1) }
+        }
         #[cfg(target_arch = "x86_64")]
         ByteIsa::Avx2 => {
             static ONE: [TileKernel; 4] =
