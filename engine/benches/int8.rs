@@ -207,9 +207,10 @@ fn bytes(pool: &Pool, shape: &ConvShape, time: Duration) -> f64 {
 fn network(name: &str, side: usize, options: &Options) -> Option<[f64; 2]> {
     let graph = zoo::build(name, &Task::new(10, 3, side)).ok()?;
     let runtime = Runtime::with_isa(Device::Cpu, options.threads, options.isa.name()).ok()?;
-    let mut model = Model::new(&graph, &formula::weights(&graph, 1.0), &runtime).ok()?;
+    let weights = formula::weights(&graph, 1.0);
+    let mut model = Model::new(&graph, &weights, &runtime).ok()?;
     let picture = formula::picture(0, 3, side, side);
-    let mut quantized = Quantized::new(&model, Images::U8(&picture)).ok()?;
+    let mut quantized = Quantized::new(&graph, &weights, &runtime, Images::U8(&picture)).ok()?;
     let time = options.time * 5;
     Some([
         shortest(options.threads, time, || assert!(model.run(Images::U8(&picture)).is_ok())),

@@ -177,10 +177,10 @@ impl Model {
     }
 
     /// The plan that answers one picture with `output`, and the folded weights that it reads.
-    pub(crate) fn folded(&mut self, output: &str) -> Result<(Arc<Plan>, &[f32], &Runtime)> {
+    pub(crate) fn folded(&mut self, output: &str) -> Result<(Arc<Plan>, &[f32])> {
         let node = self.packed.graph.output(output)?;
         let plan = self.plan(1, node);
-        Ok((plan, &self.packed.weights, &self.packed.runtime))
+        Ok((plan, &self.packed.weights))
     }
 
     /// The result; a map's positions outermost become innermost.

@@ -9,7 +9,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use models::Activation;
+use models::{Activation, Graph, Weights};
 
 use crate::buffer::Buffer;
 use crate::kernels::conv::unpack_weight;
@@ -126,13 +126,14 @@ struct Shared {
 /// A network that answers with bytes inside. Clones share the weights; each has its own working memory.
 ///
 /// ```
-/// use engine::{Device, Images, Model, Quantized, Runtime};
+/// use engine::{Device, Images, Quantized, Runtime};
 /// use models::{Task, formula, zoo};
 ///
 /// let graph = zoo::build("small-cnn-3", &Task::new(10, 3, 32))?;
-/// let model = Model::new(&graph, &formula::weights(&graph, 1.0), &Runtime::new(Device::Cpu, 1)?)?;
+/// let runtime = Runtime::new(Device::Cpu, 1)?;
 /// let pictures: Vec<u8> = (0..8).flat_map(|index| formula::picture(index, 3, 32, 32)).collect();
-/// let mut quantized = Quantized::new(&model, Images::U8(&pictures))?;
+/// let weights = formula::weights(&graph, 1.0);
+/// let mut quantized = Quantized::new(&graph, &weights, &runtime, Images::U8(&pictures))?;
 /// let logits = quantized.run(Images::U8(&pictures))?;
 /// assert_eq!(logits.len(), 8 * 10);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -157,17 +158,17 @@ impl Clone for Quantized {
 }
 
 impl Quantized {
-    /// Quantizes `model` for its `logits`, with the ranges that its maps have on the calibration pictures: some dozens,
+    /// Quantizes `graph` for its `logits`, with the ranges that its maps have on the calibration pictures: some dozens,
     /// prepared like those that it will answer.
     ///
     /// # Errors
-    /// [`EngineError::Images`] if the length is not a whole number of pictures, [`EngineError::Quantization`] if the
+    /// [`EngineError::Weights`] as for [`Model::new`], [`EngineError::Images`] if the length is not a whole number of pictures, [`EngineError::Quantization`] if the
     /// network has a step without a kernel over bytes, or a range that is not finite.
-    pub fn new(model: &Model, calibration: Images<'_>) -> Result<Self> {
-        let mut model = model.clone();
-        let pictures = calibration.count(model.graph())?;
-        let picture = model.graph().input_shape().elements();
-        let (plan, weights, runtime) = model.folded("logits")?;
+    pub fn new(graph: &Graph, weights: &Weights, runtime: &Runtime, calibration: Images<'_>) -> Result<Self> {
+        let mut model = Model::new(graph, weights, runtime)?;
+        let pictures = calibration.count(graph)?;
+        let picture = graph.input_shape().elements();
+        let (plan, weights) = model.folded("logits")?;
         if plan.outputs.iter().any(|output| output.order.is_some()) {
             let reason = "the logits are a map whose order differs from the engine's".into();
             return Err(EngineError::Quantization { reason });

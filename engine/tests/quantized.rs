@@ -11,14 +11,16 @@ fn pictures(range: std::ops::Range<usize>) -> Vec<u8> {
     range.flat_map(|index| formula::picture(index, 3, SIDE, SIDE)).collect()
 }
 
-fn model(name: &str, isa: &str, threads: usize) -> Model {
-    let graph = zoo::build(name, &Task::new(CLASSES, 3, SIDE)).unwrap();
-    model_of(&graph, isa, threads)
+fn network(name: &str) -> Graph {
+    zoo::build(name, &Task::new(CLASSES, 3, SIDE)).unwrap()
 }
 
-fn model_of(graph: &Graph, isa: &str, threads: usize) -> Model {
-    let runtime = Runtime::with_isa(Device::Cpu, threads, isa).unwrap();
-    Model::new(graph, &formula::weights(graph, 1.0), &runtime).unwrap()
+fn runtime() -> Runtime {
+    Runtime::with_isa(Device::Cpu, 1, "portable").unwrap()
+}
+
+fn quantized(graph: &Graph, calibration: &[u8]) -> Result<Quantized, EngineError> {
+    Quantized::new(graph, &formula::weights(graph, 1.0), &runtime(), Images::U8(calibration))
 }
 
 /// How well logits agree.
@@ -59,8 +61,9 @@ fn answers_agree_with_the_float_network() {
         ("mobilenet-v3-large", 0.9, 0.4, 0.6),
         ("wrn-10-1", 0.98, 0.1, 0.8),
     ] {
-        let mut float = model(name, "portable", 1);
-        let mut quantized = Quantized::new(&float, Images::U8(&pictures(0..24))).unwrap();
+        let graph = network(name);
+        let mut float = Model::new(&graph, &formula::weights(&graph, 1.0), &runtime()).unwrap();
+        let mut quantized = quantized(&graph, &pictures(0..24)).unwrap();
         let new = pictures(100..124);
         let expected = float.run(Images::U8(&new)).unwrap().to_vec();
         let found = agreement(quantized.run(Images::U8(&new)).unwrap(), &expected);
@@ -73,8 +76,7 @@ fn answers_agree_with_the_float_network() {
 fn instruction_sets_and_threads_give_the_same_answers() {
     for name in ["small-cnn-3", "mobilenet-v3-small"] {
         // The float models differ in the last place, and with them ranges and scales; so all run one quantized network.
-        let float = model(name, "portable", 1);
-        let quantized = Quantized::new(&float, Images::U8(&pictures(0..4))).unwrap();
+        let quantized = quantized(&network(name), &pictures(0..4)).unwrap();
         let new = pictures(50..54);
         let expected = quantized.clone().run(Images::U8(&new)).unwrap().to_vec();
         for isa in ["avx2", "avx512"] {
@@ -89,8 +91,7 @@ fn instruction_sets_and_threads_give_the_same_answers() {
 
 #[test]
 fn bytes_and_floats_of_a_picture_give_the_same_answer() {
-    let float = model("small-cnn-3", "portable", 1);
-    let mut quantized = Quantized::new(&float, Images::U8(&pictures(0..4))).unwrap();
+    let mut quantized = quantized(&network("small-cnn-3"), &pictures(0..4)).unwrap();
     let bytes = pictures(9..10);
     let floats: Vec<f32> = bytes.iter().map(|&byte| f32::from(byte) / 255.0).collect();
     let expected = quantized.run(Images::U8(&bytes)).unwrap().to_vec();
@@ -99,10 +100,10 @@ fn bytes_and_floats_of_a_picture_give_the_same_answer() {
 
 #[test]
 fn pictures_of_another_size_are_refused() {
-    let float = model("small-cnn-3", "portable", 1);
-    let error = Quantized::new(&float, Images::U8(&[0; 10])).unwrap_err();
+    let graph = network("small-cnn-3");
+    let error = quantized(&graph, &[0; 10]).unwrap_err();
     assert!(matches!(error, EngineError::Images { .. }), "{error}");
-    let mut quantized = Quantized::new(&float, Images::U8(&pictures(0..2))).unwrap();
+    let mut quantized = quantized(&graph, &pictures(0..2)).unwrap();
     let error = quantized.run(Images::U8(&[0; 3073])).unwrap_err().to_string();
     assert!(error.contains("expected pictures of 3072 values, found 3073 values"), "{error}");
 }
@@ -112,7 +113,6 @@ fn a_step_without_a_kernel_is_named() {
     let mut graph = Graph::new(3, 4, 4);
     let pool = graph.add("pool", Op::AvgPool(Pool2d::new(2)), &[graph.input()]).unwrap();
     graph.set_output("logits", pool);
-    let float = model_of(&graph, "portable", 1);
-    let error = Quantized::new(&float, Images::U8(&[1; 48])).unwrap_err().to_string();
+    let error = quantized(&graph, &[1; 48]).unwrap_err().to_string();
     assert_eq!(error, "quantization: step `average pool`: it has no kernel over bytes");
 }
