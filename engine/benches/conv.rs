@@ -7,7 +7,8 @@
 
 use std::time::{Duration, Instant};
 
-use engine::kernels::conv::{self, ConvShape, Epilogue};
+use engine::buffer::Buffer;
+use engine::kernels::conv::{self, ConvShape, Epilogue, Form, Weight, WeightFormat};
 use engine::pool::Pool;
 use engine::simd::Isa;
 
@@ -56,6 +57,18 @@ const LAYERS: &[Layer] = &[
     ("batch 1: fc 960->1280", 1, 1, 960, 1280, 1, 1, false),
     ("batch 1: 224px layer1", 1, 56, 64, 64, 3, 1, false),
     ("batch 1: 224px layer4", 1, 7, 512, 512, 3, 1, false),
+    ("batch 1: 224px layer2", 1, 28, 128, 128, 3, 1, false),
+    ("batch 1: 224px layer3", 1, 14, 256, 256, 3, 1, false),
+    ("batch 1: 224px stem 7x7", 1, 224, 3, 64, 7, 2, false),
+    ("batch 1: small-cnn 3->32 48px", 1, 48, 3, 32, 3, 1, false),
+    ("batch 1: small-cnn 32->64 24px", 1, 24, 32, 64, 3, 1, false),
+    ("batch 1: small-cnn 64->128 12px", 1, 12, 64, 128, 3, 1, false),
+    ("batch 1: small-cnn fc", 1, 1, 4608, 128, 1, 1, false),
+    ("batch 1: 224px 1x1 16->64", 1, 112, 16, 64, 1, 1, false),
+    ("batch 1: 224px 1x1 64->24", 1, 56, 64, 24, 1, 1, false),
+    ("batch 1: 224px 1x1 24->72", 1, 56, 24, 72, 1, 1, false),
+    ("batch 1: 224px 1x1 80->480", 1, 14, 80, 480, 1, 1, false),
+    ("batch 1: 224px 1x1 160->960", 1, 7, 160, 960, 1, 1, false),
     ("batch 1: 224px 1x1 96->24", 1, 56, 96, 24, 1, 1, false),
 ];
 
@@ -139,20 +152,28 @@ fn main() {
     let options = options();
     let pool = Pool::with_isa(options.threads, options.isa);
     println!("{} threads, {}", pool.threads(), pool.isa().name());
-    println!("{:28} {:>16} {:>16} {:>16}", "ms, GFLOP/s", "forward", "input gradient", "weight gradient");
+    println!(
+        "{:28} {:>16} {:>16} {:>16} {:>16} {:>16}",
+        "ms, GFLOP/s", "forward", "input gradient", "weight gradient", "prepared f32", "prepared bf16"
+    );
     for layer in LAYERS {
         if !options.names.is_empty() && !options.names.iter().any(|name| layer.0.contains(name.as_str())) {
             continue;
         }
         let mut shape = shape(layer);
         shape.batch = options.batch.unwrap_or(shape.batch);
-        let array = |len: usize| (0..len).map(|i| (i % 17) as f32 / 16.0 - 0.5).collect::<Vec<f32>>();
+        let array = |len: usize| {
+            // On huge pages, as in a network.
+            let mut array = Buffer::zeros(len);
+            array.iter_mut().enumerate().for_each(|(i, value)| *value = (i % 17) as f32 / 16.0 - 0.5);
+            array
+        };
         let (x, weight) = (array(shape.in_len()), array(conv::weight_len(&shape)));
         let (mut y, mut dx, mut dw) = (array(shape.out_len()), array(x.len()), array(weight.len()));
         let dy = array(y.len());
         let times = [
             shortest(options.threads, options.time, || {
-                conv::forward(&pool, &shape, &x, &weight, &Epilogue::default(), &mut y)
+                conv::forward(&pool, &shape, &x, Weight::Plain(&weight), &Epilogue::default(), &mut y)
             }),
             shortest(options.threads, options.time, || {
                 conv::backward_input(&pool, &shape, &dy, &weight, &mut dx, false)
@@ -161,7 +182,16 @@ fn main() {
                 conv::backward_weight(&pool, &shape, &x, &dy, &mut dw, false)
             }),
         ];
+        let prepared = [WeightFormat::F32, WeightFormat::Bf16].map(|format| {
+            let form = Form::of(&shape, format);
+            let mut stored = Buffer::zeros(form.len(&shape));
+            form.store(&pool, &shape, &weight, &mut stored);
+            shortest(options.threads, options.time, || {
+                conv::forward(&pool, &shape, &x, form.weight(&stored), &Epilogue::default(), &mut y)
+            })
+        });
         let cell = |time: f64| format!("{:9.3} {:6.1}", time * 1e3, 2e-9 * work(&shape) / time);
-        println!("{:28} {} {} {}", layer.0, cell(times[0]), cell(times[1]), cell(times[2]));
+        let cells: Vec<String> = times.into_iter().chain(prepared).map(cell).collect();
+        println!("{:28} {}", layer.0, cells.join(" "));
     }
 }

@@ -9,11 +9,12 @@
 
 use std::time::{Duration, Instant};
 
-use engine::kernels::conv::{self, ConvShape, Epilogue};
+use engine::buffer::Buffer;
+use engine::kernels::conv::{self, ConvShape, Epilogue, Form};
 use engine::kernels::int8::{Conv, Layer as Numbers, Output, Quantization};
 use engine::pool::Pool;
 use engine::simd::{ByteIsa, Isa};
-use engine::{Device, Images, Model, Quantized, Runtime};
+use engine::{Device, Images, Model, Quantized, Runtime, WeightFormat};
 use models::{Activation, Task, formula, zoo};
 
 /// Name, map, inputs, outputs, kernel, stride, depthwise.
@@ -177,13 +178,17 @@ fn shortest(threads: usize, time: Duration, mut call: impl FnMut()) -> f64 {
     shortest
 }
 
-/// Seconds of a layer over f32.
+/// Seconds of a layer over f32, its weights prepared as for a network that answers.
 fn real(pool: &Pool, shape: &ConvShape, time: Duration) -> f64 {
     let array = |len: usize| (0..len).map(|i| (i % 17) as f32 / 16.0 - 0.5).collect::<Vec<f32>>();
     let (x, weight) = (array(shape.in_len()), array(conv::weight_len(shape)));
     let (bias, mut y) = (array(shape.out_channels), array(shape.out_len()));
     let epilogue = Epilogue { bias: Some(&bias), residual: None, activation: Some(Activation::Relu) };
-    shortest(pool.threads(), time, || conv::forward(pool, shape, &x, &weight, &epilogue, &mut y))
+    let form = Form::of(shape, WeightFormat::F32);
+    let mut stored = Buffer::zeros(form.len(shape));
+    form.store(pool, shape, &weight, &mut stored);
+    let weight = form.weight(&stored);
+    shortest(pool.threads(), time, || conv::forward(pool, shape, &x, weight, &epilogue, &mut y))
 }
 
 /// Seconds of a layer over bytes.

@@ -7,7 +7,7 @@ use std::error::Error;
 use std::time::Instant;
 
 use candle_core::{Device as CandleDevice, Tensor};
-use engine::{BatchNormMode, Device, Fwd, Grad, Images, Model, Net, Optimizer, Runtime, Step};
+use engine::{BatchNormMode, Device, Fwd, Grad, Images, Model, Net, Optimizer, Runtime, Step, WeightFormat};
 use models::{Graph, Stem, Task, formula, zoo};
 
 struct Options {
@@ -23,6 +23,8 @@ struct Options {
     /// Wall-clock time on one thread too.
     wall: bool,
     isa: Option<String>,
+    /// In inference.
+    weights: WeightFormat,
 }
 
 fn options() -> Result<Options, Box<dyn Error>> {
@@ -38,6 +40,7 @@ fn options() -> Result<Options, Box<dyn Error>> {
         profile: false,
         wall: false,
         isa: None,
+        weights: WeightFormat::F32,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(flag) = arguments.next() {
@@ -50,6 +53,7 @@ fn options() -> Result<Options, Box<dyn Error>> {
             "--iterations" => options.iterations = value()?.parse()?,
             "--classes" => options.classes = value()?.parse()?,
             "--isa" => options.isa = Some(value()?),
+            "--weights" => options.weights = value()?.parse()?,
             "--small-stem" => options.small_stem = true,
             "--infer" => options.infer = true,
             "--profile" => options.profile = true,
@@ -81,11 +85,23 @@ fn main() -> Result<(), Box<dyn Error>> {
     let pictures =
         (0..options.batch).flat_map(|index| formula::picture(index, 3, options.size, options.size));
     let pictures: Vec<u8> = pictures.collect();
+    let before = kilobytes("VmRSS");
     if options.infer {
-        infer(&options, &graph, &runtime, &pictures)
+        infer(&options, &graph, &runtime, &pictures)?;
     } else {
-        train(&options, graph, &runtime, pictures)
+        train(&options, graph, &runtime, pictures)?;
     }
+    if let Some((peak, before)) = kilobytes("VmHWM").zip(before) {
+        println!("peak memory of the network {} bytes", peak.saturating_sub(before) * 1024);
+    }
+    Ok(())
+}
+
+/// A figure of this process's memory, where the system tells: `VmRSS` is what it holds now, `VmHWM` the most it held.
+fn kilobytes(name: &str) -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
 /// Milliseconds of every iteration, sorted: by the clock, or, on one thread and without `--wall`, of the processor, which
@@ -173,7 +189,7 @@ fn train(
 }
 
 fn infer(options: &Options, graph: &Graph, runtime: &Runtime, pictures: &[u8]) -> Result<(), Box<dyn Error>> {
-    let mut model = Model::new(graph, &formula::weights(graph, 1.0), runtime)?;
+    let mut model = Model::with_format(graph, &formula::weights(graph, 1.0), options.weights, runtime)?;
     let mut work = || -> Result<(), Box<dyn Error>> {
         model.run(Images::U8(pictures))?;
         Ok(())

@@ -5,10 +5,10 @@
 use std::ops::{Deref, DerefMut};
 
 /// Floats in a cache line: offsets into buffers are rounded up to this.
-pub(crate) const LINE: usize = 16;
+pub const LINE: usize = 16;
 
 /// `length` rounded up to whole cache lines.
-pub(crate) fn rounded(length: usize) -> usize {
+pub fn rounded(length: usize) -> usize {
     length.div_ceil(LINE) * LINE
 }
 
@@ -18,7 +18,7 @@ struct Line([f32; LINE]);
 
 /// A fixed number of floats that start on a cache line.
 #[derive(Debug)]
-pub(crate) struct Buffer {
+pub struct Buffer {
     memory: Memory,
     length: usize,
 }
@@ -32,7 +32,7 @@ enum Memory {
 
 impl Buffer {
     /// `length` zeros.
-    pub(crate) fn zeros(length: usize) -> Self {
+    pub fn zeros(length: usize) -> Self {
         #[cfg(target_os = "linux")]
         if let Some(pages) = mapped::Pages::zeros(length) {
             return Self { memory: Memory::Mapped(pages), length };

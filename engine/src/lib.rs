@@ -20,10 +20,12 @@
 #![allow(unsafe_code)] // kernels; every block gives its reason
 #![cfg_attr(not(feature = "candle"), allow(dead_code, unused_imports))] // what only training uses
 
-mod buffer;
+#[doc(hidden)] // public for the benchmarks alone
+pub mod buffer;
 mod error;
 #[doc(hidden)] // public for the benchmarks alone
 pub mod kernels;
+pub mod limits;
 mod model;
 #[cfg(feature = "candle")]
 mod net;
@@ -41,6 +43,7 @@ pub mod simd;
 mod theta;
 
 pub use error::EngineError;
+pub use kernels::conv::WeightFormat;
 pub use model::{Images, Model};
 #[cfg(feature = "candle")]
 pub use net::{BatchNormMode, Fwd, Grad, Net, Outputs, Step};

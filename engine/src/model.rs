@@ -8,7 +8,8 @@ use std::sync::Arc;
 use models::{Graph, NodeId, Shape, Weights};
 
 use crate::buffer::Buffer;
-use crate::plan::fold::Folding;
+use crate::kernels::conv::WeightFormat;
+use crate::plan::fold::{Folding, Forms};
 use crate::plan::{OutputRef, Plan, Purpose, lower};
 use crate::random::Stream;
 use crate::run::{Run, Statistics, Timings, copy_outputs, forward};
@@ -99,14 +100,37 @@ impl Model {
     /// # Errors
     /// [`crate::EngineError::Weights`] listing what is missing, extra or of another shape.
     pub fn new(graph: &Graph, weights: &Weights, runtime: &Runtime) -> Result<Self> {
+        Self::with_format(graph, weights, WeightFormat::F32, runtime)
+    }
+
+    /// The same with weights stored in `format`: those of convolutions and linear layers, with batch norm folded in,
+    /// are rounded to it; all else is f32.
+    ///
+    /// # Errors
+    /// As [`Model::new`].
+    pub fn with_format(
+        graph: &Graph,
+        weights: &Weights,
+        format: WeightFormat,
+        runtime: &Runtime,
+    ) -> Result<Self> {
+        Self::with_forms(graph, weights, Forms::Fastest(format), runtime)
+    }
+
+    /// The same with weights as theta has them, for what is made from them.
+    pub(crate) fn plain(graph: &Graph, weights: &Weights, runtime: &Runtime) -> Result<Self> {
+        Self::with_forms(graph, weights, Forms::Plain, runtime)
+    }
+
+    fn with_forms(graph: &Graph, weights: &Weights, forms: Forms, runtime: &Runtime) -> Result<Self> {
         let orders = FlatOrders::of(graph);
         let table = Table::new(graph, &orders);
         table.check(weights)?;
         let (mut theta, mut statistics) =
             (Buffer::zeros(table.theta_length), Buffer::zeros(table.statistics_length));
         table.pack(weights, &mut theta, &mut statistics);
-        let folding = Folding::new(graph, &table);
-        let weights = folding.fold(graph, &table, &theta, &statistics);
+        let folding = Folding::new(graph, &table, forms);
+        let weights = folding.fold(runtime.pool(), graph, &table, &theta, &statistics);
         let frozen = vec![false; graph.nodes().len()];
         let (graph, runtime) = (graph.clone(), runtime.clone());
         let packed = Packed { graph, table, orders, folding, weights, frozen, runtime };

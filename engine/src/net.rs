@@ -10,7 +10,7 @@ use models::{Array, Graph, NodeId, Parameter, Weights};
 use crate::buffer::Buffer;
 use crate::model::output_shape;
 use crate::optimizer::{Moments, Optimizer, Piece, Update, pieces, square_sum, update};
-use crate::plan::fold::Folding;
+use crate::plan::fold::{Folding, Forms};
 use crate::plan::{OutputRef, Plan, Purpose, lower};
 use crate::random::Stream;
 use crate::run::{Gradients, Run, Statistics, Timings, backward, copy_outputs, first_non_finite, forward};
@@ -250,7 +250,7 @@ impl Net {
             timings: None,
         };
         let shared = Shared {
-            folding: Folding::new(&graph, &table),
+            folding: Folding::new(&graph, &table, Forms::Plain),
             pieces: pieces(&table),
             graph,
             table,
@@ -689,7 +689,8 @@ impl NetOp {
         let mut timings = state.timings.is_some().then(|| Timings::new(self.plan.steps.len()));
         if self.pass.folded {
             let Shared { graph, table, folding, .. } = &*self.shared;
-            let fold = || folding.fold(graph, table, &state.theta, &state.statistics);
+            let pool = self.shared.runtime.pool();
+            let fold = || folding.fold(pool, graph, table, &state.theta, &state.statistics);
             let folded = state.folded.get_or_insert_with(fold);
             let run = self.run(folded);
             forward(&run, &mut arena, images, Statistics::Keep(&[]), timings.as_mut());

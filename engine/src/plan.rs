@@ -11,7 +11,7 @@ use models::{Activation, NodeId};
 
 pub(crate) use lower::{Purpose, conv_shape, lower, norm_slope_value};
 
-use crate::kernels::conv::ConvShape;
+use crate::kernels::conv::{ConvShape, Form};
 use crate::kernels::norm::{Norm, Rows};
 use crate::kernels::pooling::PoolShape;
 use crate::theta::MapOrder;
@@ -61,6 +61,8 @@ pub(crate) struct ConvStep {
     pub y: ValueId,
     /// In theta, or in the folded weights.
     pub weight: ParameterRef,
+    /// How the weight lies there.
+    pub form: Form,
     pub bias: Option<ParameterRef>,
     pub residual: Option<ValueId>,
     pub activation: Option<Activation>,

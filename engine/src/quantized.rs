@@ -165,7 +165,7 @@ impl Quantized {
     /// [`EngineError::Weights`] as for [`Model::new`], [`EngineError::Images`] if the length is not a whole number of pictures, [`EngineError::Quantization`] if the
     /// network has a step without a kernel over bytes, or a range that is not finite.
     pub fn new(graph: &Graph, weights: &Weights, runtime: &Runtime, calibration: Images<'_>) -> Result<Self> {
-        let mut model = Model::new(graph, weights, runtime)?;
+        let mut model = Model::plain(graph, weights, runtime)?;
         let pictures = calibration.count(graph)?;
         let picture = graph.input_shape().elements();
         let (plan, weights) = model.folded("logits")?;

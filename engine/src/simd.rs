@@ -143,6 +143,11 @@ pub trait Simd: Copy {
     /// # Safety
     /// They are readable.
     unsafe fn load_partial(from: *const f32, count: usize) -> Self;
+    /// `LANES` numbers in bf16.
+    ///
+    /// # Safety
+    /// They are readable.
+    unsafe fn load_bf16(from: *const u16) -> Self;
     /// Writes all lanes.
     ///
     /// # Safety
@@ -183,9 +188,6 @@ pub trait Simd: Copy {
     /// All rows are readable or writable.
     unsafe fn transpose(from: *const f32, from_step: usize, to: *mut f32, to_step: usize);
 
-    /// Asks for a cache line that will be read.
-    #[inline(always)]
-    fn prefetch(_: *const f32) {}
     /// Asks for a cache line that will be written.
     #[inline(always)]
     fn prefetch_write(_: *const f32) {}
@@ -265,6 +267,12 @@ impl Simd for Portable {
         // SAFETY: readable by the caller's promise; `count <= 8`.
         unsafe { std::ptr::copy_nonoverlapping(from, lanes.as_mut_ptr(), count) };
         Self(lanes)
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Self {
+        // SAFETY: readable by the caller's promise.
+        let bits = unsafe { from.cast::<[u16; 8]>().read_unaligned() };
+        Self(bits.map(|bits| f32::from_bits(u32::from(bits) << 16)))
     }
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
@@ -375,6 +383,13 @@ mod x86 {
             Self(unsafe { _mm512_maskz_loadu_ps(mask16(count), from) })
         }
         #[inline(always)]
+        unsafe fn load_bf16(from: *const u16) -> Self {
+            unsafe {
+                let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+                Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits)))
+            }
+        }
+        #[inline(always)]
         unsafe fn store(self, to: *mut f32) {
             unsafe { _mm512_storeu_ps(to, self.0) }
         }
@@ -432,10 +447,6 @@ mod x86 {
         #[inline(always)]
         fn sum(self) -> f32 {
             unsafe { _mm512_reduce_add_ps(self.0) }
-        }
-        #[inline(always)]
-        fn prefetch(line: *const f32) {
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
         }
         #[inline(always)]
         fn prefetch_write(line: *const f32) {
@@ -515,6 +526,13 @@ mod x86 {
             Self(unsafe { _mm256_maskload_ps(from, mask8(count)) })
         }
         #[inline(always)]
+        unsafe fn load_bf16(from: *const u16) -> Self {
+            unsafe {
+                let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+                Self(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits)))
+            }
+        }
+        #[inline(always)]
         unsafe fn store(self, to: *mut f32) {
             unsafe { _mm256_storeu_ps(to, self.0) }
         }
@@ -553,10 +571,6 @@ mod x86 {
         #[inline(always)]
         fn sqrt(self) -> Self {
             Self(unsafe { _mm256_sqrt_ps(self.0) })
-        }
-        #[inline(always)]
-        fn prefetch(line: *const f32) {
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
         }
         #[inline(always)]
         fn prefetch_write(line: *const f32) {

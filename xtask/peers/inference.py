@@ -15,6 +15,7 @@ def main():
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     value = session.get_inputs()[0]
     shape = [side if isinstance(side, int) else 1 for side in value.shape]

@@ -1,7 +1,9 @@
 """PyTorch's side of `cargo xtask peers`: pictures per second of training steps on a batch in memory.
 
-Arguments: architecture, picture size, batch, threads, steps. Reads a mode per line (eager, channels_last, compile) and
-answers each with a figure: forward + cross-entropy + backward + SGD with Nesterov momentum, float32, 10 classes.
+Arguments: architecture, picture size, batch, threads, steps. Reads a mode per line (eager, channels_last, compile; with
+`+bf16` under bfloat16 autocast) and answers each with a figure: forward + cross-entropy + backward + SGD with Nesterov
+momentum, float32, 10 classes. `memory MODE`, which only a fresh process can answer well, gives the peak of resident bytes
+while steps run, less what was resident before the network; nan where the system does not tell.
 Needs torch and torchvision.
 """
 import sys
@@ -74,6 +76,7 @@ class Side:
     """One network in one mode, with its optimizer and its batch."""
 
     def __init__(self, arch, size, batch, mode):
+        mode, _, self.autocasts = mode.partition("+")
         torch.manual_seed(0)
         network = network_of(arch, size)
         self.images = torch.rand(batch, 3, size, size)
@@ -87,8 +90,39 @@ class Side:
 
     def step(self):
         self.optimizer.zero_grad(set_to_none=True)
-        torch.nn.functional.cross_entropy(self.network(self.images), self.labels).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bool(self.autocasts)):
+            loss = torch.nn.functional.cross_entropy(self.network(self.images), self.labels)
+        loss.backward()
         self.optimizer.step()
+
+
+def warm(arch, size, batch, mode):
+    side = Side(arch, size, batch, mode)
+    for _ in range(3):
+        side.step()
+    return side
+
+
+def resident(name):
+    """Bytes that /proc/self/status gives: VmRSS, what is held now, or VmHWM, the most that was held."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(name))
+
+
+def peak_memory(arch, size, batch, mode, steps):
+    """The compiler is loaded before, and its work over, so that neither counts as the network's memory."""
+    if "compile" in mode:
+        torch.compile(lambda x: (x * x).sum())(torch.ones(2, requires_grad=True)).backward()
+    try:
+        before = resident("VmRSS")
+        side = warm(arch, size, batch, mode)
+        with open("/proc/self/clear_refs", "w") as peak:
+            peak.write("5")
+        for _ in range(steps):
+            side.step()
+        return resident("VmHWM") - before
+    except OSError:
+        return float("nan")
 
 
 def main():
@@ -97,11 +131,12 @@ def main():
     torch.set_num_interop_threads(1)
     sides = {}
     for line in sys.stdin:
-        mode = line.strip()
+        *memory, mode = line.split()
+        if memory:
+            print(peak_memory(arch, size, batch, mode, steps), flush=True)
+            continue
         if mode not in sides:
-            sides[mode] = Side(arch, size, batch, mode)
-            for _ in range(3):
-                sides[mode].step()
+            sides[mode] = warm(arch, size, batch, mode)
         start = time.perf_counter()
         for _ in range(steps):
             sides[mode].step()

@@ -28,7 +28,7 @@ const CHORES: &[Chore] = &[
     },
     Chore {
         name: "peers",
-        summary: "measure against PyTorch (training) and ONNX Runtime (inference), paired",
+        summary: "measure against PyTorch (training), ONNX Runtime (inference) and others, paired",
         run: peers::run,
     },
 ];

@@ -14,14 +14,20 @@
 //!
 //! Never here: normalization, or knowledge of the plan.
 
+use std::str::FromStr;
+
 use models::Activation;
 
 use crate::pool::Pool;
+use crate::{EngineError, Result};
 
+mod bf16;
 mod dense;
 mod depthwise;
+mod finish;
 mod gather;
 mod micro;
+mod prepared;
 mod product;
 #[cfg(test)]
 mod reference;
@@ -30,6 +36,9 @@ pub(super) mod scratch;
 mod tests;
 mod weight_gradient;
 mod winograd;
+
+pub use prepared::Form;
+pub use winograd::Size;
 
 /// Outputs in a block of the weight layout.
 pub const BLOCK: usize = 16;
@@ -147,6 +156,61 @@ pub struct Epilogue<'a> {
     pub activation: Option<Activation>,
 }
 
+/// Number format of stored weights; sums are f32 in either.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WeightFormat {
+    /// As they were trained.
+    #[default]
+    F32,
+    /// Rounded to 8 bits of mantissa: half as much to read where one picture at a time is answered.
+    Bf16,
+}
+
+impl WeightFormat {
+    /// Their names.
+    pub const NAMES: [&'static str; 2] = ["f32", "bf16"];
+
+    /// `f32` or `bf16`.
+    pub fn name(self) -> &'static str {
+        match self {
+            WeightFormat::F32 => Self::NAMES[0],
+            WeightFormat::Bf16 => Self::NAMES[1],
+        }
+    }
+
+    /// `value` as this format holds it.
+    pub fn round(self, value: f32) -> f32 {
+        match self {
+            WeightFormat::F32 => value,
+            WeightFormat::Bf16 => bf16::value(bf16::round(value)),
+        }
+    }
+}
+
+impl FromStr for WeightFormat {
+    type Err = EngineError;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let found = [WeightFormat::F32, WeightFormat::Bf16].into_iter().find(|format| format.name() == name);
+        found.ok_or_else(|| EngineError::Unknown {
+            kind: "format of weights",
+            name: name.into(),
+            known: Self::NAMES.join(", "),
+        })
+    }
+}
+
+/// Weights of a forward pass in one of the forms that kernels read; all but the first are made by [`Form::store`].
+#[derive(Clone, Copy, Debug)]
+pub enum Weight<'a> {
+    /// The engine's layout.
+    Plain(&'a [f32]),
+    /// Coefficients for Winograd's convolution with patches of this size.
+    Winograd(Size, &'a [f32]),
+    /// The engine's layout in bf16.
+    Bf16(&'a [u16]),
+}
+
 /// Elements of the weights in the engine's layout, filling included.
 pub fn weight_len(shape: &ConvShape) -> usize {
     if shape.is_depthwise() {
@@ -214,20 +278,37 @@ pub fn scale_outputs(shape: &ConvShape, packed: &mut [f32], factors: &[f32]) {
 /// `y = activation(conv(x, weight) + bias + residual)`. Overwrites `y`.
 ///
 /// # Panics
-/// If a slice has not the length that the shape says.
+/// If a slice has not the length that the shape says, or the layer has no kernel for this form of weights.
 pub fn forward(
     pool: &Pool,
     shape: &ConvShape,
     x: &[f32],
-    weight: &[f32],
+    weight: Weight<'_>,
     epilogue: &Epilogue<'_>,
     y: &mut [f32],
 ) {
-    check(shape, x.len(), weight.len(), y.len());
+    let expected = match weight {
+        Weight::Winograd(size, _) => winograd::transformed_len(size, shape),
+        Weight::Plain(_) | Weight::Bf16(_) => weight_len(shape),
+    };
+    let found = match weight {
+        Weight::Plain(weight) | Weight::Winograd(_, weight) => weight.len(),
+        // A float of memory holds two.
+        Weight::Bf16(weight) => weight.len() - weight.len().saturating_sub(expected).min(1),
+    };
+    assert_eq!(found, expected, "weights of {shape:?}");
+    check(shape, x.len(), y.len());
     assert!(epilogue.bias.is_none_or(|bias| bias.len() == shape.out_channels), "bias of {shape:?}");
     assert!(epilogue.residual.is_none_or(|residual| residual.len() == y.len()), "residual of {shape:?}");
-    let pass = if shape.is_depthwise() { depthwise::forward } else { dense::forward };
-    pass(pool, shape, x, weight, epilogue, y);
+    match weight {
+        Weight::Plain(weight) if shape.is_depthwise() => {
+            depthwise::forward(pool, shape, x, weight, epilogue, y)
+        }
+        _ => {
+            assert!(!shape.is_depthwise(), "prepared weights of {shape:?}");
+            dense::forward(pool, shape, x, weight, epilogue, y);
+        }
+    }
 }
 
 /// Gradient of the input from that of the output: overwrites `dx`, or adds to it.
@@ -242,7 +323,8 @@ pub fn backward_input(
     dx: &mut [f32],
     accumulate: bool,
 ) {
-    check(shape, dx.len(), weight.len(), dy.len());
+    check(shape, dx.len(), dy.len());
+    assert_eq!(weight.len(), weight_len(shape), "weights of {shape:?}");
     let pass = if shape.is_depthwise() { depthwise::backward_input } else { dense::backward_input };
     pass(pool, shape, dy, weight, dx, accumulate);
 }
@@ -259,13 +341,13 @@ pub fn backward_weight(
     dw: &mut [f32],
     accumulate: bool,
 ) {
-    check(shape, x.len(), dw.len(), dy.len());
+    check(shape, x.len(), dy.len());
+    assert_eq!(dw.len(), weight_len(shape), "weights of {shape:?}");
     let pass = if shape.is_depthwise() { depthwise::backward_weight } else { dense::backward_weight };
     pass(pool, shape, x, dy, dw, accumulate);
 }
 
-fn check(shape: &ConvShape, x: usize, weight: usize, y: usize) {
+fn check(shape: &ConvShape, x: usize, y: usize) {
     assert_eq!(x, shape.in_len(), "input of {shape:?}");
-    assert_eq!(weight, weight_len(shape), "weights of {shape:?}");
     assert_eq!(y, shape.out_len(), "output of {shape:?}");
 }

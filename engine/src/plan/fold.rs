@@ -1,35 +1,57 @@
-//! Weights for inference: every convolution's with the batch norm behind it folded in, in one vector.
+//! Weights for inference: every convolution's with the batch norm behind it folded in, in the form that its kernel reads
+//! fastest, in one vector.
 
 use models::{Graph, NodeId, Op, Role};
 
-use super::Place;
+use super::{Place, conv_shape};
 use crate::buffer::{Buffer, rounded};
+use crate::kernels::conv::{Form, WeightFormat};
 use crate::kernels::norm::{Affine, Norm, Rows, prepare};
+use crate::pool::Pool;
 use crate::theta::Table;
 
 /// One node's share of the folded vector.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Share {
     /// A convolution's or linear layer's weight and bias; `norm` is folded in.
-    Conv { weight: Place, bias: Option<Place>, norm: Option<NodeId> },
+    Conv { weight: Place, form: Form, bias: Option<Place>, norm: Option<NodeId> },
     /// A batch norm that no convolution took.
     Norm { saved: Place },
     /// A batch norm that is folded into the convolution before it.
     Taken,
 }
 
+/// How the weights of convolutions lie in the folded vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Forms {
+    /// As in theta: soon to be folded anew.
+    Plain,
+    /// Prepared for many runs.
+    Fastest(WeightFormat),
+}
+
+impl Forms {
+    fn format(self) -> WeightFormat {
+        match self {
+            Forms::Plain => WeightFormat::F32,
+            Forms::Fastest(format) => format,
+        }
+    }
+}
+
 /// Where everything lies in the folded vector.
 #[derive(Clone, Debug)]
 pub(crate) struct Folding {
     shares: Vec<Option<Share>>,
+    forms: Forms,
     /// Floats of the vector.
     pub len: usize,
 }
 
 impl Folding {
     /// Lays out the folded weights of `graph`. What is folded does not depend on which outputs a run wants.
-    pub(crate) fn new(graph: &Graph, table: &Table) -> Self {
-        let mut folding = Self { shares: vec![None; graph.nodes().len()], len: 0 };
+    pub(crate) fn new(graph: &Graph, table: &Table, forms: Forms) -> Self {
+        let mut folding = Self { shares: vec![None; graph.nodes().len()], forms, len: 0 };
         for (id, node) in graph.iter() {
             match &node.op {
                 Op::Conv2d(_) | Op::Linear(_) => folding.add_conv(graph, table, id),
@@ -46,11 +68,15 @@ impl Folding {
 
     fn add_conv(&mut self, graph: &Graph, table: &Table, id: NodeId) {
         let norm = following_norm(graph, id);
-        let weight = table.index_of(id, Role::Weight).map_or(0, |index| table.segments[index].length);
-        let weight = self.place(weight);
+        let shape = conv_shape(graph, id, 1);
+        let form = match self.forms {
+            Forms::Plain => Form::Plain,
+            Forms::Fastest(format) => Form::of(&shape, format),
+        };
+        let weight = self.place(form.len(&shape));
         let has_bias = norm.is_some() || table.index_of(id, Role::Bias).is_some();
         let bias = has_bias.then(|| self.place(graph.node(id).shape.channels()));
-        self.shares[id.index()] = Some(Share::Conv { weight, bias, norm });
+        self.shares[id.index()] = Some(Share::Conv { weight, form, bias, norm });
         if let Some(norm) = norm {
             self.shares[norm.index()] = Some(Share::Taken);
         }
@@ -68,13 +94,27 @@ impl Folding {
     }
 
     /// Computes the folded weights.
-    pub(crate) fn fold(&self, graph: &Graph, table: &Table, theta: &[f32], statistics: &[f32]) -> Buffer {
+    pub(crate) fn fold(
+        &self,
+        pool: &Pool,
+        graph: &Graph,
+        table: &Table,
+        theta: &[f32],
+        statistics: &[f32],
+    ) -> Buffer {
         let mut folded = Buffer::zeros(self.len);
         let sources = Sources { graph, table, theta, statistics };
         for (id, _) in graph.iter() {
             match self.share(id) {
-                Some(Share::Conv { weight, bias, norm }) => {
-                    sources.fold_conv(id, weight, bias, norm, &mut folded);
+                Some(Share::Conv { weight, form, bias, norm }) => {
+                    if let Some(mut packed) = sources.folded_weight(id, norm) {
+                        let format = self.forms.format();
+                        packed.iter_mut().for_each(|value| *value = format.round(*value));
+                        form.store(pool, &conv_shape(graph, id, 1), &packed, weight.of_mut(&mut folded));
+                    }
+                    if let Some(bias) = bias {
+                        sources.fold_bias(id, norm, bias.of_mut(&mut folded));
+                    }
                 }
                 Some(Share::Norm { saved }) => {
                     let norm = channels_norm(graph.node(id).shape.channels());
@@ -131,28 +171,23 @@ impl<'a> Sources<'a> {
         }
     }
 
-    fn fold_conv(
-        &self,
-        conv: NodeId,
-        weight: Place,
-        bias: Option<Place>,
-        norm: Option<NodeId>,
-        folded: &mut [f32],
-    ) {
-        let Some(index) = self.table.index_of(conv, Role::Weight) else { return };
-        let segment = &self.table.segments[index];
-        let own_bias = self.array(conv, Role::Bias);
-        let affine = norm.map(|norm| self.affine(norm));
-        let weight = weight.of_mut(folded);
-        weight.copy_from_slice(&self.theta[segment.offset..][..segment.length]);
-        if let Some(affine) = &affine {
-            let factors: Vec<f32> = (0..affine.scale.len()).map(|channel| slope(affine, channel)).collect();
-            segment.layout.scale_outputs(weight, &factors);
+    /// A convolution's weight times the slope of its norm, in the engine's layout.
+    fn folded_weight(&self, conv: NodeId, norm: Option<NodeId>) -> Option<Vec<f32>> {
+        let segment = &self.table.segments[self.table.index_of(conv, Role::Weight)?];
+        let mut weight = self.theta[segment.offset..][..segment.length].to_vec();
+        if let Some(affine) = norm.map(|norm| self.affine(norm)) {
+            let factors: Vec<f32> = (0..affine.scale.len()).map(|channel| slope(&affine, channel)).collect();
+            segment.layout.scale_outputs(&mut weight, &factors);
         }
-        let Some(bias) = bias else { return };
-        for (channel, bias) in bias.of_mut(folded).iter_mut().enumerate() {
-            let own = own_bias.map_or(0.0, |bias| bias[channel]);
-            *bias = affine.as_ref().map_or(own, |affine| {
+        Some(weight)
+    }
+
+    fn fold_bias(&self, conv: NodeId, norm: Option<NodeId>, to: &mut [f32]) {
+        let own = self.array(conv, Role::Bias);
+        let affine = norm.map(|norm| self.affine(norm));
+        for (channel, to) in to.iter_mut().enumerate() {
+            let own = own.map_or(0.0, |bias| bias[channel]);
+            *to = affine.as_ref().map_or(own, |affine| {
                 (own - affine.mean[channel]) * slope(affine, channel) + affine.shift[channel]
             });
         }

@@ -9,7 +9,7 @@ use super::{
     ValueId,
 };
 use crate::kernels::activation::derives_from_output;
-use crate::kernels::conv::ConvShape;
+use crate::kernels::conv::{ConvShape, Form};
 use crate::kernels::mixing::column_sums_work;
 use crate::kernels::norm::{Norm, Rows};
 use crate::kernels::pooling::PoolShape;
@@ -170,7 +170,10 @@ impl<'a> Lowering<'a> {
                 let last = self.take_residual(last, &mut group);
                 self.take_activation(last, &mut group)
             }
-            Op::Conv2d(_) | Op::Linear(_) => self.take_activation_by_output(first, &mut group),
+            Op::Conv2d(_) | Op::Linear(_) => {
+                let last = self.take_activation_by_output(first, &mut group);
+                if last == first { self.take_plain_residual(first, &mut group) } else { last }
+            }
             Op::BatchNorm(_) => {
                 let last = self.take_depth(first, &mut group);
                 let last = self.take_residual(last, &mut group);
@@ -229,6 +232,15 @@ impl<'a> Lowering<'a> {
             }
             _ => node,
         }
+    }
+
+    /// A sum whose result goes on as it is: backward then needs nothing of it.
+    fn take_plain_residual(&mut self, node: NodeId, group: &mut Group) -> NodeId {
+        let sum = self.only_reader(node).filter(|&sum| {
+            let after = self.only_reader(sum).map(|reader| &self.graph.node(reader).op);
+            !matches!(after, Some(Op::Activation(_)))
+        });
+        if sum.is_some() { self.take_residual(node, group) } else { node }
     }
 
     fn take_activation(&mut self, node: NodeId, group: &mut Group) -> NodeId {
@@ -305,18 +317,21 @@ impl<'a> Lowering<'a> {
     }
 
     fn conv(&mut self, first: NodeId, last: NodeId, group: &Group) -> Kind {
-        let (weight, bias) = match self.purpose.folding.and_then(|folding| folding.share(first)) {
-            Some(Share::Conv { weight, bias, .. }) => {
+        let (weight, form, bias) = match self.purpose.folding.and_then(|folding| folding.share(first)) {
+            Some(Share::Conv { weight, form, bias, .. }) => {
                 let parameter = |place| ParameterRef { place, segment: usize::MAX };
-                (parameter(weight), bias.map(parameter))
+                (parameter(weight), form, bias.map(parameter))
             }
-            _ => (self.parameter(first, Role::Weight), self.optional_parameter(first, Role::Bias)),
+            _ => {
+                let bias = self.optional_parameter(first, Role::Bias);
+                (self.parameter(first, Role::Weight), Form::Plain, bias)
+            }
         };
         let x = self.input_value(first, 0);
         let residual = group.residual.map(|node| self.value(node));
         let y = self.new_node_value(last);
         let shape = conv_shape(self.graph, first, self.purpose.batch);
-        Kind::Conv(ConvStep { shape, x, y, weight, bias, residual, activation: group.activation })
+        Kind::Conv(ConvStep { shape, x, y, weight, form, bias, residual, activation: group.activation })
     }
 
     fn norm(&mut self, first: NodeId, last: NodeId, group: &Group) -> Kind {
@@ -468,8 +483,11 @@ impl<'a> Lowering<'a> {
     fn backward(&mut self) {
         for index in (0..self.steps.len()).rev() {
             let Some(dy) = self.gradients[self.steps[index].kind.result().0] else { continue };
-            let inputs = self.steps[index].kind.inputs();
-            let dx = inputs.map(|input| input.and_then(|value| self.gradient_of(value)));
+            let [first, mut second] = self.steps[index].kind.inputs();
+            if self.shares_gradient(index, dy) {
+                second = None;
+            }
+            let dx = [first, second].map(|input| input.and_then(|value| self.gradient_of(value)));
             let parameters = self.step_trains(index);
             let work = match &self.steps[index].kind {
                 Kind::Conv(step) if parameters && step.bias.is_some() => {
@@ -482,6 +500,21 @@ impl<'a> Lowering<'a> {
             let work = work.map(|len| self.new_value(len, false));
             self.backward.push(BackwardStep { step: index, dy, dx, parameters, work });
         }
+    }
+
+    /// Lets what was added to a convolution take the gradient of the sum for its own, if it has none yet: the convolution
+    /// reads it now, and whoever else adds to it comes later.
+    fn shares_gradient(&mut self, index: usize, dy: ValueId) -> bool {
+        let Kind::Conv(ConvStep { x, residual: Some(residual), activation: None, .. }) =
+            self.steps[index].kind
+        else {
+            return false;
+        };
+        let free = residual != x && self.tracked_values[residual.0] && self.gradients[residual.0].is_none();
+        if free {
+            self.gradients[residual.0] = Some(dy);
+        }
+        free
     }
 
     fn step_trains(&self, index: usize) -> bool {
@@ -626,6 +659,8 @@ pub(crate) fn conv_shape(graph: &Graph, id: NodeId, batch: usize) -> ConvShape {
 mod tests {
     use models::{Task, zoo};
 
+    use crate::plan::fold::Forms;
+
     use super::*;
 
     /// Walks the run: whoever is touched first takes its place over, and whoever lost its place is never touched again.
@@ -659,7 +694,7 @@ mod tests {
             let graph = zoo::build(name, &Task::new(10, 3, 48)).unwrap();
             let orders = FlatOrders::of(&graph);
             let table = Table::new(&graph, &orders);
-            let folding = Folding::new(&graph, &table);
+            let folding = Folding::new(&graph, &table, Forms::Plain);
             let frozen = vec![false; graph.nodes().len()];
             let want = [graph.output("logits").unwrap(), graph.output("features").unwrap()];
             let purpose = |train, fold: bool| Purpose {

@@ -150,6 +150,9 @@ impl<'a> Pass<'a> {
                 let weight = conv.weight.place.of(self.run.parameters);
                 conv::backward_input(pool, &conv.shape, dy, weight, self.values.write(dx.value), dx.add);
             }
+            if let Some(residual) = self.step.dx[1] {
+                mixing::pass_on(pool, dy, self.target(residual));
+            }
         }
     }
 

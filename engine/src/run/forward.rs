@@ -185,7 +185,7 @@ unsafe fn run_conv(run: &Run<'_>, values: &Values<'_>, step: &ConvStep) {
             residual: step.residual.map(|residual| values.read(residual)),
             activation: step.activation,
         };
-        let weight = step.weight.place.of(run.parameters);
+        let weight = step.form.weight(step.weight.place.of(run.parameters));
         conv::forward(run.pool, &step.shape, values.read(step.x), weight, &epilogue, values.write(step.y));
     }
 }

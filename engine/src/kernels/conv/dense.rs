@@ -9,10 +9,11 @@ use crate::pool::{Disjoint, Pool};
 use crate::simd::{Isa, Simd, dispatch};
 
 use super::gather::{Class, Source, Tap};
+use super::micro::MOST_ROWS;
 use super::product::{Product, Weights};
 use super::weight_gradient::WeightGradient;
-use super::winograd::{self, Winograd};
-use super::{BLOCK, ConvShape, Epilogue, scratch};
+use super::winograd::{self, Grid, Size, WeightGradient as WinogradGradient, Winograd};
+use super::{BLOCK, ConvShape, Epilogue, Weight, bf16, scratch};
 
 /// Whether the columns of a kernel's row count as channels.
 fn folds(shape: &ConvShape) -> bool {
@@ -24,18 +25,18 @@ pub fn forward(
     pool: &Pool,
     shape: &ConvShape,
     x: &[f32],
-    weight: &[f32],
+    weight: Weight<'_>,
     epilogue: &Epilogue<'_>,
     y: &mut [f32],
 ) {
-    let run = |source: Source, classes: &[Class], depth: usize, y: &mut [f32]| {
+    let run = |source: Source, classes: &[Class], depth: usize, weights: Weights<'_>, y: &mut [f32]| {
         let product = Product {
             batch: shape.batch,
             source,
             classes,
             groups: shape.groups,
             depth,
-            weights: Weights::Packed(weight),
+            weights,
             block_len: shape.block_len(),
             columns: shape.group_outputs(),
             target: [shape.out_height(), shape.out_width()],
@@ -44,26 +45,38 @@ pub fn forward(
         };
         product.run(pool, y);
     };
-    if folds(shape) {
-        return with_padding(pool, shape, x, |source, class| {
-            run(source, &[class], shape.kernel[1] * shape.in_channels, y);
-        });
-    }
-    let target = [shape.out_height(), shape.out_width()];
-    if winograd::pays(shape, target) {
+    let by_winograd = |size: Size, weights: winograd::Weights<'_>, y: &mut [f32]| {
         let winograd = Winograd {
-            batch: shape.batch,
-            source: input(shape, x),
-            padding: shape.padding,
-            target,
+            grid: grid(shape, size, x),
             channels: shape.in_channels,
             columns: shape.out_channels,
             accumulate: false,
             epilogue: *epilogue,
         };
-        return winograd.run(pool, weight, y);
+        winograd.run(pool, weights, y);
+    };
+    let (classes, depth) = (Class::forward(shape), shape.group_inputs());
+    match weight {
+        Weight::Winograd(size, weights) => by_winograd(size, winograd::Weights::Transformed(weights), y),
+        Weight::Bf16(values) if shape.batch * shape.out_height() * shape.out_width() <= MOST_ROWS => {
+            run(input(shape, x), &classes, depth, Weights::Bf16(values), y);
+        }
+        Weight::Bf16(values) => {
+            // Many rows read the weights again and again: widened once.
+            let widen = |group: usize, block: usize, to: &mut [f32]| {
+                let start = (group * shape.group_blocks() + block) * shape.block_len();
+                bf16::widen(pool.isa(), &values[start..][..to.len()], to);
+            };
+            run(input(shape, x), &classes, depth, Weights::Made(&widen), y);
+        }
+        Weight::Plain(weights) if folds(shape) => with_padding(pool, shape, x, |source, class| {
+            run(source, &[class], shape.kernel[1] * shape.in_channels, Weights::Packed(weights), y);
+        }),
+        Weight::Plain(weights) => match winograd::best(shape, [shape.out_height(), shape.out_width()]) {
+            Some(size) => by_winograd(size, winograd::Weights::Plain(weights), y),
+            None => run(input(shape, x), &classes, depth, Weights::Packed(weights), y),
+        },
     }
-    run(input(shape, x), &Class::forward(shape), shape.group_inputs(), y);
 }
 
 /// See [`super::backward_input`].
@@ -75,8 +88,8 @@ pub fn backward_input(
     dx: &mut [f32],
     accumulate: bool,
 ) {
-    if winograd::pays(shape, [shape.in_height, shape.in_width]) {
-        return winograd_backward_input(pool, shape, dy, weight, dx, accumulate);
+    if let Some(size) = winograd::best(shape, [shape.in_height, shape.in_width]) {
+        return winograd_backward_input(pool, shape, size, dy, weight, dx, accumulate);
     }
     let mut classes = Class::backward(shape);
     let taps = number_taps(&mut classes);
@@ -98,19 +111,23 @@ pub fn backward_input(
 }
 
 /// The gradient of the input as a convolution of `dy` with turned and transposed weights.
-fn winograd_backward_input(
+pub fn winograd_backward_input(
     pool: &Pool,
     shape: &ConvShape,
+    size: Size,
     dy: &[f32],
     weight: &[f32],
     dx: &mut [f32],
     accumulate: bool,
 ) {
     let winograd = Winograd {
-        batch: shape.batch,
-        source: Source::map(dy.as_ptr(), shape.out_height(), shape.out_width(), shape.out_channels),
-        padding: shape.padding.map(|padding| 2 - padding),
-        target: [shape.in_height, shape.in_width],
+        grid: Grid {
+            size,
+            batch: shape.batch,
+            source: Source::map(dy.as_ptr(), shape.out_height(), shape.out_width(), shape.out_channels),
+            padding: shape.padding.map(|padding| 2 - padding),
+            target: [shape.in_height, shape.in_width],
+        },
         channels: shape.out_channels,
         columns: shape.in_channels,
         accumulate,
@@ -125,7 +142,7 @@ fn winograd_backward_input(
             // SAFETY: every block is a part of its own.
             transpose(isa, shape, weight, &turned, (0, block), unsafe { to.part(block * len, len) });
         });
-        winograd.run(pool, transposed, dx);
+        winograd.run(pool, winograd::Weights::Plain(transposed), dx);
     });
 }
 
@@ -152,12 +169,46 @@ pub fn backward_weight(
         };
         gradient.run(pool, dw);
     };
+    if let Some(size) = winograd::best_for_weights(shape) {
+        return winograd_backward_weight(pool, shape, size, x, dy, dw, accumulate);
+    }
     if folds(shape) {
         return with_padding(pool, shape, x, |source, class| {
             run(source, &class, shape.kernel[1] * shape.in_channels, dw);
         });
     }
     run(input(shape, x), &Class::forward(shape)[0], shape.group_inputs(), dw);
+}
+
+/// The same by Winograd's convolution.
+pub fn winograd_backward_weight(
+    pool: &Pool,
+    shape: &ConvShape,
+    size: Size,
+    x: &[f32],
+    dy: &[f32],
+    dw: &mut [f32],
+    accumulate: bool,
+) {
+    let gradient = WinogradGradient {
+        grid: grid(shape, size, x),
+        channels: shape.in_channels,
+        columns: shape.out_channels,
+        dy,
+        accumulate,
+    };
+    gradient.run(pool, dw);
+}
+
+/// The patches of the output.
+fn grid(shape: &ConvShape, size: Size, x: &[f32]) -> Grid {
+    Grid {
+        size,
+        batch: shape.batch,
+        source: input(shape, x),
+        padding: shape.padding,
+        target: [shape.out_height(), shape.out_width()],
+    }
 }
 
 fn input(shape: &ConvShape, x: &[f32]) -> Source {

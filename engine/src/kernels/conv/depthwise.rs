@@ -13,9 +13,8 @@ use std::ops::Range;
 use crate::pool::{Disjoint, Pool};
 use crate::simd::{Simd, dispatch};
 
-use super::product::finish_kernel;
+use super::finish::{self, Finish};
 use super::{ConvShape, Epilogue, scratch};
-use models::Activation;
 
 /// Targets of a window kernel.
 const WIDE: usize = 4;
@@ -217,7 +216,8 @@ struct Window {
     y: *mut f32,
     /// Floats from a target to the next.
     y_step: usize,
-    accumulate: bool,
+    /// Its residual begins at the first target.
+    finish: Finish,
 }
 
 impl Windows<'_> {
@@ -286,6 +286,7 @@ impl Windows<'_> {
         let (top, left) = (first(&grid.rows, row, &rows), first(&grid.columns, column, &columns));
         let pixel = (picture * grid.rows.limit + top) * grid.columns.limit + left;
         let tap = rows.start * grid.columns.taps + columns.start;
+        let target = self.target(grid, picture, row, column);
         Window {
             x: self.x.as_ptr().wrapping_add(pixel * self.channels),
             x_row: grid.columns.limit * self.channels,
@@ -294,13 +295,13 @@ impl Windows<'_> {
             rows: rows.len(),
             columns: columns.len(),
             channels: self.channels,
-            y: y.as_mut_ptr().wrapping_add(self.target(grid, picture, row, column)),
+            y: y.as_mut_ptr().wrapping_add(target),
             y_step: grid.columns.target_step * self.channels,
-            accumulate: self.accumulate,
+            finish: Finish::of(&self.epilogue, 0, self.accumulate).at(target),
         }
     }
 
-    /// Bias, residual and activation of some targets of a row.
+    /// The activation of some targets of a row, if the kernels lack it.
     fn finish(
         &self,
         pool: &Pool,
@@ -310,16 +311,11 @@ impl Windows<'_> {
         columns: Range<usize>,
         y: &Disjoint<'_, f32>,
     ) {
-        let Epilogue { bias, residual, activation } = self.epilogue;
-        if bias.is_none() && residual.is_none() && activation.is_none() {
-            return;
-        }
+        let Some(activation) = finish::left_over(&self.epilogue) else { return };
         for column in columns {
-            let start = self.target(grid, picture, row, column);
-            let residual = residual.map(|residual| &residual[start..][..self.channels]);
             // SAFETY: this task alone writes this row of targets.
-            let target = unsafe { y.part(start, self.channels) };
-            dispatch!(pool.isa(), finish_kernel(target: &mut [f32], bias: Option<&[f32]>, residual: Option<&[f32]>, activation: Option<Activation>));
+            let target = unsafe { y.part(self.target(grid, picture, row, column), self.channels) };
+            finish::activate(pool.isa(), activation, target);
         }
     }
 }
@@ -355,9 +351,9 @@ unsafe fn wide_channels<V: Simd, const K: usize, const S: usize, const N: usize,
     channel: usize,
     count: usize,
 ) {
-    let mut sums = [V::zero(); WIDE];
     // SAFETY: the caller's promise.
     unsafe {
+        let mut sums = [window.finish.first::<V>(channel, count); WIDE];
         for row in 0..window.rows {
             let x = window.x.add(row * window.x_row + channel);
             let weights = window.weights.add(row * window.weights_row + channel);
@@ -373,18 +369,17 @@ unsafe fn wide_channels<V: Simd, const K: usize, const S: usize, const N: usize,
             }
         }
         for t in 0..WIDE {
-            put::<V, WHOLE>(sums[t], window.y.add(t * window.y_step + channel), count, window.accumulate);
+            put::<V, WHOLE>(sums[t], window, t * window.y_step + channel, count);
         }
     }
 }
 
+/// Writes a sum at `place`, counted from the first target.
 #[inline(always)]
-unsafe fn put<V: Simd, const WHOLE: bool>(sum: V, to: *mut f32, count: usize, accumulate: bool) {
+unsafe fn put<V: Simd, const WHOLE: bool>(sum: V, window: &Window, place: usize, count: usize) {
+    let residual = window.finish.residual.wrapping_add(place);
     // SAFETY: the caller's promise.
-    unsafe {
-        let sum = if accumulate { sum.add(load::<V, WHOLE>(to, count)) } else { sum };
-        if WHOLE { sum.store(to) } else { sum.store_partial(to, count) }
-    }
+    unsafe { window.finish.put::<V, WHOLE>(sum, window.y.add(place), residual, count) };
 }
 
 /// One target whose window has any number of rows and columns.
@@ -416,6 +411,9 @@ unsafe fn window_channels<V: Simd, const C: usize, const WHOLE: bool>(
     let mut sums = [V::zero(); C];
     // SAFETY: the caller's promise.
     unsafe {
+        for c in 0..C {
+            sums[c] = window.finish.first::<V>(channel + c * V::LANES, count);
+        }
         for row in 0..window.rows {
             for column in 0..window.columns {
                 let x = window.x.add(row * window.x_row + column * window.channels + channel);
@@ -428,9 +426,17 @@ unsafe fn window_channels<V: Simd, const C: usize, const WHOLE: bool>(
             }
         }
         for c in 0..C {
-            let to = window.y.add(channel + c * V::LANES);
-            put::<V, WHOLE>(sums[c], to, count, window.accumulate);
+            put::<V, WHOLE>(sums[c], window, channel + c * V::LANES, count);
         }
+    }
+}
+
+#[inline(always)]
+unsafe fn add_up<V: Simd, const WHOLE: bool>(sum: V, to: *mut f32, count: usize, accumulate: bool) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let sum = if accumulate { sum.add(load::<V, WHOLE>(to, count)) } else { sum };
+        if WHOLE { sum.store(to) } else { sum.store_partial(to, count) }
     }
 }
 
@@ -591,7 +597,7 @@ unsafe fn taps_channels<V: Simd, const K: usize, const T: usize, const WHOLE: bo
             }
         }
         for t in 0..T {
-            put::<V, WHOLE>(sums[t], work.dw.add(t * channels + channel), count, work.accumulate);
+            add_up::<V, WHOLE>(sums[t], work.dw.add(t * channels + channel), count, work.accumulate);
         }
     }
 }
@@ -650,7 +656,7 @@ unsafe fn one_tap<V: Simd, const C: usize, const WHOLE: bool>(
         }
         for c in 0..C {
             let to = work.dw.add(tap * channels + channel + c * V::LANES);
-            put::<V, WHOLE>(sums[c], to, count, work.accumulate);
+            add_up::<V, WHOLE>(sums[c], to, count, work.accumulate);
         }
     }
 }

@@ -11,13 +11,11 @@
 
 use std::cell::RefCell;
 
-use models::Activation;
-
 use crate::pool::{Disjoint, Pool};
-use crate::simd::{self, Simd, dispatch};
 
-use super::gather::{Class, Source};
-use super::micro::{MOST_ROWS, Tile, most_rows, tile_for};
+use super::finish::{self, Finish};
+use super::gather::{Class, Source, Tap};
+use super::micro::{MOST_ROWS, Tile, bf16_tile_for, most_rows, tile_for};
 use super::{BLOCK, Epilogue, scratch};
 
 /// Bytes of weights that a task goes through again and again: about a quarter of a second-level cache.
@@ -49,6 +47,8 @@ pub struct Product<'a> {
 pub enum Weights<'a> {
     /// They lie there.
     Packed(&'a [f32]),
+    /// They lie there in bf16.
+    Bf16(&'a [u16]),
     /// They are made: `make(group, block, to)` writes a block. Where one task alone uses a block it makes it for itself, so
     /// that it never leaves the cache; else all are made beforehand.
     Made(&'a (dyn Fn(usize, usize, &mut [f32]) + Sync)),
@@ -141,9 +141,11 @@ impl Product<'_> {
             zeros.fill(0.0);
             let run = Run { product: self, pool, source, cut: &cut, zeros, out: &out };
             match self.weights {
-                Weights::Packed(weights) => run.tasks(Some(weights)),
-                Weights::Made(_) if cut.tiles_per_task >= cut.tiles => run.tasks(None),
-                Weights::Made(make) => self.with_made(pool, make, |weights| run.tasks(Some(weights))),
+                Weights::Packed(_) | Weights::Bf16(_) => run.tasks(self.weights),
+                Weights::Made(_) if cut.tiles_per_task >= cut.tiles => run.tasks(self.weights),
+                Weights::Made(make) => {
+                    self.with_made(pool, make, |weights| run.tasks(Weights::Packed(weights)));
+                }
             }
         });
     }
@@ -281,7 +283,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Runs all tasks over these weights, or over those that each task makes.
-    fn tasks(&self, weights: Option<&[f32]>) {
+    fn tasks(&self, weights: Weights<'_>) {
         let (product, cut) = (self.product, self.cut);
         let ranges = product.blocks().div_ceil(cut.blocks_per_task);
         let chunks = cut.tiles.div_ceil(cut.tiles_per_task);
@@ -292,22 +294,30 @@ impl Run<'_> {
             let blocks = first..product.blocks().min(first + cut.blocks_per_task);
             let tile = rest % chunks * cut.tiles_per_task;
             let tiles = tile..cut.tiles.min(tile + cut.tiles_per_task);
-            match (weights, product.weights) {
-                (Some(weights), _) => {
-                    let weights = &weights[(group * product.blocks() + first) * product.block_len..];
-                    Work { run: *self, group, blocks, weights }.tiles(tiles);
-                }
-                (None, Weights::Made(make)) => scratch::with(blocks.len() * product.block_len, |weights| {
+            let start = (group * product.blocks() + first) * product.block_len;
+            let work = |weights: Values<'_>| {
+                Work { run: *self, group, blocks: blocks.clone(), weights }.tiles(tiles.clone())
+            };
+            match weights {
+                Weights::Packed(weights) => work(Values::F32(&weights[start..])),
+                Weights::Bf16(weights) => work(Values::Bf16(&weights[start..])),
+                Weights::Made(make) => scratch::with(blocks.len() * product.block_len, |weights| {
                     for (block, to) in blocks.clone().zip(weights.chunks_exact_mut(product.block_len.max(1)))
                     {
                         make(group, block, to);
                     }
-                    Work { run: *self, group, blocks: blocks.clone(), weights }.tiles(tiles);
+                    work(Values::F32(weights));
                 }),
-                (None, Weights::Packed(_)) => unreachable!("packed weights are passed on"),
             }
         });
     }
+}
+
+/// Weights of a task, from the first block of its range.
+#[derive(Clone, Copy)]
+enum Values<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [u16]),
 }
 
 /// One task: some tiles of a group, a range of its blocks and their weights.
@@ -315,8 +325,7 @@ struct Work<'a> {
     run: Run<'a>,
     group: usize,
     blocks: std::ops::Range<usize>,
-    /// From the first block of the range.
-    weights: &'a [f32],
+    weights: Values<'a>,
 }
 
 impl Work<'_> {
@@ -372,20 +381,27 @@ impl Work<'_> {
             place.step(targets);
         }
         let (base, at) = (&base[..targets.rows], &at[..targets.rows]);
+        let inside = |tap: &Tap, at: &[isize; 2]| {
+            ((at[0] + tap.row) as usize) < source.height && ((at[1] + tap.column) as usize) < source.width
+        };
+        // Taps are sorted: where the first and the last meet the source, so do those between.
+        let ends = [class.taps.first(), class.taps.last()];
+        let all_inside = ends.iter().flatten().all(|tap| at.iter().all(|at| inside(tap, at)));
         for tap in &class.taps {
             let offset = tap.row * source.row as isize + tap.column * source.pixel as isize;
-            let start = table.pointers.len();
-            let mut any = false;
-            for (base, at) in base.iter().zip(at) {
-                let hit = ((at[0] + tap.row) as usize) < source.height
-                    && ((at[1] + tap.column) as usize) < source.width;
-                any |= hit;
-                table.pointers.push(if hit { base.wrapping_offset(offset) } else { self.run.zeros.as_ptr() });
-            }
-            if any {
-                table.offsets.push(tap.tap * product.depth * BLOCK);
-            } else {
-                table.pointers.truncate(start);
+            let weights = tap.tap * product.depth * BLOCK;
+            if all_inside {
+                table.pointers.extend(base.iter().map(|base| base.wrapping_offset(offset)));
+                table.offsets.push(weights);
+            } else if at.iter().any(|at| inside(tap, at)) {
+                let zeros = self.run.zeros.as_ptr();
+                let pixels = base.iter().zip(at);
+                table
+                    .pointers
+                    .extend(pixels.map(
+                        |(base, at)| if inside(tap, at) { base.wrapping_offset(offset) } else { zeros },
+                    ));
+                table.offsets.push(weights);
             }
         }
     }
@@ -395,19 +411,26 @@ impl Work<'_> {
         let product = self.run.product;
         let mut block = self.blocks.start;
         while block < self.blocks.end {
-            let (kernel, taken) = tile_for(self.run.pool.isa(), rows, self.blocks.end - block);
-            let weights = &self.weights[(block - self.blocks.start) * product.block_len..];
+            let column = block * BLOCK;
+            let channel = self.group * product.columns + column;
+            let finish = Finish::of(&product.epilogue, channel, product.accumulate).at(column);
+            let (isa, remain) = (self.run.pool.isa(), self.blocks.end - block);
+            let start = (block - self.blocks.start) * product.block_len;
+            let ((kernel, taken), weights) = match self.weights {
+                Values::F32(weights) => (tile_for(isa, rows, remain), weights[start..].as_ptr()),
+                Values::Bf16(weights) => (bf16_tile_for(isa, rows, remain), weights[start..].as_ptr().cast()),
+            };
             let tile = Tile {
                 pointers: table.pointers.as_ptr(),
                 offsets: table.offsets.as_ptr(),
                 taps: table.offsets.len(),
                 depth: product.depth,
-                weights: weights.as_ptr(),
+                weights,
                 block_len: product.block_len,
                 outs: table.outs.as_ptr(),
-                out: self.run.out.as_mut_ptr().wrapping_add(block * BLOCK),
-                columns: (product.columns - block * BLOCK).min(taken * BLOCK),
-                accumulate: product.accumulate,
+                out: self.run.out.as_mut_ptr().wrapping_add(column),
+                columns: (product.columns - column).min(taken * BLOCK),
+                finish,
             };
             // SAFETY: `fill` wrote `rows` pointers per tap, each with `depth` readable floats, and `rows` places in the
             // output, each with `columns` writable ones that no other task writes; the kernel is for this machine.
@@ -416,20 +439,15 @@ impl Work<'_> {
         }
     }
 
-    /// Bias, residual and activation, while the tile is in the cache.
+    /// The activation, if the kernels lack it, while the tile is in the cache.
     fn finish(&self, table: &Table) {
-        let Epilogue { bias, residual, activation } = self.run.product.epilogue;
-        if bias.is_none() && residual.is_none() && activation.is_none() {
-            return;
-        }
+        let Some(activation) = finish::left_over(&self.run.product.epilogue) else { return };
         let first = self.blocks.start * BLOCK;
         let columns = self.run.product.columns.min(self.blocks.end * BLOCK) - first;
-        let bias = bias.map(|bias| &bias[self.group * self.run.product.columns + first..][..columns]);
         for &start in &table.outs {
-            let residual = residual.map(|residual| &residual[start + first..][..columns]);
             // SAFETY: this task alone writes these columns of this row.
             let row = unsafe { self.run.out.part(start + first, columns) };
-            dispatch!(self.run.pool.isa(), finish_kernel(row: &mut [f32], bias: Option<&[f32]>, residual: Option<&[f32]>, activation: Option<Activation>));
+            finish::activate(self.run.pool.isa(), activation, row);
         }
     }
 }
@@ -462,35 +480,5 @@ impl Place {
         if self.grid[0] == targets.class.height {
             *self = Self { picture: self.picture + 1, grid: [0, 0] };
         }
-    }
-}
-
-/// `row = activation(row + bias + residual)`
-#[inline(always)]
-pub fn finish_kernel<V: Simd>(
-    row: &mut [f32],
-    bias: Option<&[f32]>,
-    residual: Option<&[f32]>,
-    activation: Option<Activation>,
-) {
-    let (len, to) = (row.len(), row.as_mut_ptr());
-    let mut i = 0;
-    while i < len {
-        let count = V::LANES.min(len - i);
-        // SAFETY: bias and residual are as long as the row; `count` floats remain.
-        unsafe {
-            let mut value = V::load_partial(to.add(i), count);
-            if let Some(bias) = bias {
-                value = value.add(V::load_partial(bias.as_ptr().add(i), count));
-            }
-            if let Some(residual) = residual {
-                value = value.add(V::load_partial(residual.as_ptr().add(i), count));
-            }
-            if let Some(activation) = activation {
-                value = simd::activate(activation, value);
-            }
-            value.store_partial(to.add(i), count);
-        }
-        i += V::LANES;
     }
 }

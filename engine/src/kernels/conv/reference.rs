@@ -52,6 +52,12 @@ fn grid(height: usize, width: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..height).flat_map(move |row| (0..width).map(move |column| (row, column)))
 }
 
+/// The direct sum in f32, term by term.
+pub fn forward_in_f32(shape: &ConvShape, x: &[f32], weight: &[f32], y: &mut [f32]) {
+    y.fill(0.0);
+    for_each_term(shape, |term| y[term.y] += x[term.x] * weight[term.weight]);
+}
+
 /// See [`super::forward`].
 pub fn forward(shape: &ConvShape, x: &[f32], weight: &[f32], epilogue: &Epilogue<'_>, y: &mut [f32]) {
     let mut sums = vec![0.0_f64; y.len()];

@@ -104,6 +104,10 @@ pub trait Lanes: Copy {
     /// # Safety
     /// They are writable.
     unsafe fn store_interleaved(values: [Self::Floats; 4], rounding: Rounding, to: *mut u8, count: usize);
+
+    /// Asks for a cache line that will be read.
+    #[inline(always)]
+    fn prefetch(_: *const i8) {}
 }
 
 /// Calls an `#[inline(always)]` function generic over [`Lanes`], compiled for the instruction set `isa`, a
@@ -298,6 +302,10 @@ mod x86 {
         type Inputs = __m512i;
         type Weights = __m512i;
 
+        #[inline(always)]
+        fn prefetch(line: *const i8) {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line) }
+        }
         #[inline(always)]
         unsafe fn load(from: *const i32) -> Self {
             Self(unsafe { _mm512_loadu_si512(from.cast()) })
@@ -553,6 +561,10 @@ mod x86 {
             const LANES: usize = 8;
             type Floats = simd::Avx2;
 
+            #[inline(always)]
+            fn prefetch(line: *const i8) {
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(line) }
+            }
             #[inline(always)]
             unsafe fn load(from: *const i32) -> Self {
                 Self(unsafe { _mm256_loadu_si256(from.cast()) })

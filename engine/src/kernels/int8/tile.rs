@@ -95,7 +95,7 @@ unsafe fn tile_kernel<V: Lanes, const R: usize, const C: usize>(tile: &Tile) {
                     let column = weights.add(column_start::<V>(c, tile.block_len));
                     columns[c] = V::weights(column);
                     if R <= 3 {
-                        V::Floats::prefetch(column.wrapping_add(AHEAD * LINE).cast());
+                        V::prefetch(column.wrapping_add(AHEAD * LINE));
                     }
                 }
                 for r in 0..R {
