@@ -31,6 +31,12 @@ pub enum EngineError {
         /// What it was given.
         found: String,
     },
+    /// Numbers that have no quantized form.
+    #[error("quantization: {reason}")]
+    Quantization {
+        /// What was found, and what its bound is.
+        reason: String,
+    },
     /// A gradient asked twice of one forward, or after the parameters moved.
     #[error("backward: {reason}")]
     Backward {

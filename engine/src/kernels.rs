@@ -4,6 +4,7 @@
 
 pub(crate) mod activation;
 pub mod conv;
+pub mod int8;
 pub(crate) mod mixing;
 pub(crate) mod norm;
 pub(crate) mod pooling;

@@ -35,6 +35,7 @@ mod plan;
 #[doc(hidden)] // public for the benchmarks alone
 pub mod pool;
 mod profile;
+mod quantized;
 mod random;
 mod run;
 mod runtime;
@@ -49,6 +50,7 @@ pub use model::{Images, Model};
 pub use net::{BatchNormMode, Fwd, Grad, Net, Outputs, Step};
 pub use optimizer::Optimizer;
 pub use profile::{NodeProfile, Pass, Profile};
+pub use quantized::Quantized;
 pub use runtime::{Device, Runtime};
 
 /// Result of an engine call.

@@ -29,7 +29,7 @@ pub enum Images<'a> {
 
 impl Images<'_> {
     /// Number of values.
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match self {
             Images::U8(values) => values.len(),
             Images::F32(values) => values.len(),
@@ -117,13 +117,22 @@ impl Model {
         format: WeightFormat,
         runtime: &Runtime,
     ) -> Result<Self> {
+        Self::with_forms(graph, weights, Forms::Fastest(format), runtime)
+    }
+
+    /// The same with weights as theta has them, for what is made from them.
+    pub(crate) fn plain(graph: &Graph, weights: &Weights, runtime: &Runtime) -> Result<Self> {
+        Self::with_forms(graph, weights, Forms::Plain, runtime)
+    }
+
+    fn with_forms(graph: &Graph, weights: &Weights, forms: Forms, runtime: &Runtime) -> Result<Self> {
         let orders = FlatOrders::of(graph);
         let table = Table::new(graph, &orders);
         table.check(weights)?;
         let (mut theta, mut statistics) =
             (Buffer::zeros(table.theta_length), Buffer::zeros(table.statistics_length));
         table.pack(weights, &mut theta, &mut statistics);
-        let folding = Folding::new(graph, &table, Forms::Fastest(format));
+        let folding = Folding::new(graph, &table, forms);
         let weights = folding.fold(runtime.pool(), graph, &table, &theta, &statistics);
         let frozen = vec![false; graph.nodes().len()];
         let (graph, runtime) = (graph.clone(), runtime.clone());
@@ -190,6 +199,13 @@ impl Model {
     /// What the steps have taken since [`Model::start_profile`]; empty without it.
     pub fn profile(&self) -> Profile {
         self.recorder.as_ref().map(Recorder::profile).unwrap_or_default()
+    }
+
+    /// The plan that answers one picture with `output`, and the folded weights that it reads.
+    pub(crate) fn folded(&mut self, output: &str) -> Result<(Arc<Plan>, &[f32])> {
+        let node = self.packed.graph.output(output)?;
+        let plan = self.plan(1, node);
+        Ok((plan, &self.packed.weights))
     }
 
     /// The result; a map's positions outermost become innermost.

@@ -21,6 +21,13 @@ use crate::theta::MapOrder;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ValueId(usize);
 
+impl ValueId {
+    /// Its number in the plan.
+    pub(crate) fn index(self) -> usize {
+        self.0
+    }
+}
+
 /// Floats at a place of a vector: of theta, the statistics, or the folded weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
@@ -303,6 +310,11 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// How many values there are.
+    pub(crate) fn values(&self) -> usize {
+        self.places.len()
+    }
+
     /// Where a value lies in the arena.
     pub(crate) fn place(&self, value: ValueId) -> Place {
         self.places[value.0]

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 
-use crate::simd::Isa;
+use crate::simd::{ByteIsa, Isa};
 
 /// Set in the gate while tasks may be taken.
 const OPEN: u64 = 1 << 16;
@@ -67,6 +67,7 @@ pub struct Pool {
     /// Held during a run, so that callers on several threads take turns.
     turn: Mutex<()>,
     isa: Isa,
+    byte_isa: ByteIsa,
 }
 
 impl fmt::Debug for Pool {
@@ -100,7 +101,18 @@ impl Pool {
         });
         let workers =
             (1..threads.min(INSIDE as usize)).map_while(|index| Worker::spawn(&shared, index)).collect();
-        Self { shared, workers, turn: Mutex::new(()), isa }
+        Self { shared, workers, turn: Mutex::new(()), isa, byte_isa: ByteIsa::of(isa) }
+    }
+
+    /// The same with other instructions for products of bytes than the fastest.
+    ///
+    /// # Panics
+    /// If this machine does not have them, or they do not go with the pool's instruction set.
+    pub fn with_byte_isa(mut self, byte_isa: ByteIsa) -> Self {
+        let fits = byte_isa.is_available() && byte_isa.goes_with(self.isa);
+        assert!(fits, "no {} beside {} on this machine", byte_isa.name(), self.isa.name());
+        self.byte_isa = byte_isa;
+        self
     }
 
     /// Threads that compute, the caller's among them.
@@ -111,6 +123,11 @@ impl Pool {
     /// The instruction set of the kernels.
     pub fn isa(&self) -> Isa {
         self.isa
+    }
+
+    /// The instructions of the kernels over bytes.
+    pub fn byte_isa(&self) -> ByteIsa {
+        self.byte_isa
     }
 
     /// Calls `task` once with every number below `tasks`, on all threads, and returns when all are done. Within a task,

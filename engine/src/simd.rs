@@ -66,6 +66,63 @@ impl Isa {
     }
 }
 
+/// How a machine sums products of bytes; goes with an [`Isa`] and leaves the arithmetic of f32 alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ByteIsa {
+    /// AVX-512 with VNNI: four products and their sum in one instruction, 16 sums at once.
+    Vnni,
+    /// AVX2 with the same instruction for 8 sums.
+    AvxVnni,
+    /// AVX2: bytes widened to 16 bits, which no product of two bytes leaves.
+    Avx2,
+    /// Whatever the compiler makes of arrays of 8.
+    Portable,
+}
+
+impl ByteIsa {
+    /// All, the fastest first.
+    pub const ALL: [ByteIsa; 4] = [ByteIsa::Vnni, ByteIsa::AvxVnni, ByteIsa::Avx2, ByteIsa::Portable];
+
+    /// The fastest that goes with `isa` on this machine.
+    pub fn of(isa: Isa) -> Self {
+        let fits = |bytes: &ByteIsa| bytes.goes_with(isa) && bytes.is_available();
+        Self::ALL.into_iter().find(fits).unwrap_or(ByteIsa::Portable)
+    }
+
+    /// Whether the instructions stand beside those of `isa`.
+    pub fn goes_with(self, isa: Isa) -> bool {
+        match self {
+            ByteIsa::Vnni => isa == Isa::Avx512,
+            ByteIsa::AvxVnni | ByteIsa::Avx2 => isa != Isa::Portable,
+            ByteIsa::Portable => true,
+        }
+    }
+
+    /// Whether this machine has it.
+    pub fn is_available(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            ByteIsa::Vnni => Isa::Avx512.is_available() && is_x86_feature_detected!("avx512vnni"),
+            #[cfg(target_arch = "x86_64")]
+            ByteIsa::AvxVnni => Isa::Avx2.is_available() && is_x86_feature_detected!("avxvnni"),
+            #[cfg(not(target_arch = "x86_64"))]
+            ByteIsa::Vnni | ByteIsa::AvxVnni => false,
+            ByteIsa::Avx2 => Isa::Avx2.is_available(),
+            ByteIsa::Portable => true,
+        }
+    }
+
+    /// `vnni`, `avx-vnni`, `avx2` or `portable`.
+    pub fn name(self) -> &'static str {
+        match self {
+            ByteIsa::Vnni => "vnni",
+            ByteIsa::AvxVnni => "avx-vnni",
+            ByteIsa::Avx2 => "avx2",
+            ByteIsa::Portable => "portable",
+        }
+    }
+}
+
 /// A vector of f32.
 ///
 /// The methods of an implementation may run only where its instruction set is available, that is below `dispatch!`: they
@@ -178,7 +235,7 @@ pub(crate) use dispatch;
 
 /// Eight lanes as an array.
 #[derive(Clone, Copy)]
-pub struct Portable([f32; 8]);
+pub struct Portable(pub(crate) [f32; 8]);
 
 macro_rules! lanewise {
     ($self:ident, $lane:ident => $value:expr) => {{
@@ -302,7 +359,7 @@ mod x86 {
     /// Sixteen lanes.
     #[derive(Clone, Copy)]
     #[repr(transparent)]
-    pub struct Avx512(__m512);
+    pub struct Avx512(pub(crate) __m512);
 
     /// The first `count` lanes.
     #[inline(always)]
@@ -443,7 +500,7 @@ mod x86 {
     /// Eight lanes with fused multiply-add.
     #[derive(Clone, Copy)]
     #[repr(transparent)]
-    pub struct Avx2(__m256);
+    pub struct Avx2(pub(crate) __m256);
 
     /// The first `count` lanes.
     #[inline(always)]

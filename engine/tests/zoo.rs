@@ -39,7 +39,11 @@ fn check(name: &str, graph: Graph, runtime: &Runtime) {
     let logits = net.forward(&images, eval).unwrap().get("logits").unwrap().flatten_all().unwrap();
     let expected: Vec<f32> = logits.to_vec1().unwrap();
     let mut model = Model::new(net.graph(), &net.weights(), runtime).unwrap();
-    assert_eq!(model.run(Images::U8(&pictures)).unwrap(), expected, "{name}");
+    // Not the same bits: a model's weights are prepared for one picture at a time, and other kernels read them.
+    let found = model.run(Images::U8(&pictures)).unwrap();
+    let largest = expected.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+    let apart = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(apart <= 2e-5 * largest, "{name}: {apart} apart at {largest}");
 }
 
 #[test]

@@ -31,7 +31,7 @@ mod prepared;
 mod product;
 #[cfg(test)]
 mod reference;
-mod scratch;
+pub(super) mod scratch;
 #[cfg(test)]
 mod tests;
 mod weight_gradient;

@@ -40,6 +40,33 @@ pub(crate) fn forward(
     }
 }
 
+/// What a step has computed.
+pub(crate) struct Seen<'a> {
+    /// Its number in the plan.
+    pub step: usize,
+    /// Whether its activation is still to come.
+    pub before: bool,
+    pub values: &'a [f32],
+}
+
+/// Runs all steps of a plan with folded weights and shows each result, those of convolutions before their activation too.
+pub(crate) fn observe(run: &Run<'_>, arena: &mut [f32], images: Images<'_>, see: &mut dyn FnMut(&Seen<'_>)) {
+    let values = Values::new(run.plan, arena);
+    for (index, step) in run.plan.steps.iter().enumerate() {
+        // SAFETY: nothing writes while the slice lives.
+        let result =
+            |before| unsafe { Seen { step: index, before, values: values.read(step.kind.result()) } };
+        if let Kind::Conv(conv @ ConvStep { activation: Some(_), .. }) = &step.kind {
+            let conv = ConvStep { activation: None, ..conv.clone() };
+            // SAFETY: a step reads its inputs and writes its result, which the planner keeps apart.
+            unsafe { run_conv(run, &values, &conv) };
+            see(&result(true));
+        }
+        run_step(run, &values, step, images, &mut Statistics::Keep(&[]));
+        see(&result(false));
+    }
+}
+
 /// The first step whose result is not finite, of a plan that keeps all results until it has looked at them.
 pub(crate) fn first_non_finite<'a>(
     run: &Run<'a>,
