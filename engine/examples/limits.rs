@@ -1,6 +1,6 @@
 //! Measures what this machine can do at most and, for a network, the least time that it can take, as one JSON object.
 //!
-//! `cargo run --release -p distill-engine --example limits -- --threads 2 [--arch resnet18 --size 32 [--batch 64 --train]]`
+//! `cargo run --release -p distill-engine --example limits -- --threads 2 [--arch resnet18 --size 32 [--batch 64 --train | --int8]]`
 #![allow(clippy::print_stdout)] // an example prints
 
 use std::error::Error;
@@ -28,6 +28,7 @@ fn options() -> Result<Options, Box<dyn Error>> {
             "--size" => options.size = value()?.parse()?,
             "--batch" => options.work.batch = value()?.parse()?,
             "--train" => options.work.trains = true,
+            "--int8" => options.work = Work::quantized(),
             "--weight-bytes" => options.work.weight_bytes = value()?.parse()?,
             other => return Err(format!("unknown option {other}").into()),
         }

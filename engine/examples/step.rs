@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use candle_core::{Device as CandleDevice, Tensor};
 use engine::{
-    BatchNormMode, Device, Fwd, Grad, Images, Model, Net, Optimizer, Profile, Runtime, Step, WeightFormat,
+    BatchNormMode, Device, Fwd, Grad, Images, Model, Net, Optimizer, Profile, Quantized, Runtime, Step,
+    WeightFormat,
 };
 use models::{Graph, Stem, Task, formula, zoo};
 
@@ -26,7 +27,14 @@ struct Options {
     wall: bool,
     isa: Option<String>,
     /// In inference.
-    weights: WeightFormat,
+    weights: Stored,
+}
+
+/// How weights are stored in inference.
+enum Stored {
+    As(WeightFormat),
+    /// A quantized network.
+    Quantized,
 }
 
 fn options() -> Result<Options, Box<dyn Error>> {
@@ -42,7 +50,7 @@ fn options() -> Result<Options, Box<dyn Error>> {
         profile: false,
         wall: false,
         isa: None,
-        weights: WeightFormat::F32,
+        weights: Stored::As(WeightFormat::F32),
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(flag) = arguments.next() {
@@ -55,7 +63,11 @@ fn options() -> Result<Options, Box<dyn Error>> {
             "--iterations" => options.iterations = value()?.parse()?,
             "--classes" => options.classes = value()?.parse()?,
             "--isa" => options.isa = Some(value()?),
-            "--weights" => options.weights = value()?.parse()?,
+            "--weights" => {
+                let format = value()?;
+                let whole = format == "int8";
+                options.weights = if whole { Stored::Quantized } else { Stored::As(format.parse()?) };
+            }
             "--small-stem" => options.small_stem = true,
             "--infer" => options.infer = true,
             "--profile" => options.profile = true,
@@ -188,7 +200,12 @@ fn train(
 }
 
 fn infer(options: &Options, graph: &Graph, runtime: &Runtime, pictures: &[u8]) -> Result<(), Box<dyn Error>> {
-    let mut model = Model::with_format(graph, &formula::weights(graph, 1.0), options.weights, runtime)?;
+    let weights = formula::weights(graph, 1.0);
+    let format = match options.weights {
+        Stored::As(format) => format,
+        Stored::Quantized => return infer_quantized(options, graph, runtime, pictures),
+    };
+    let mut model = Model::with_format(graph, &weights, format, runtime)?;
     let mut work = || -> Result<(), Box<dyn Error>> {
         model.run(Images::U8(pictures))?;
         Ok(())
@@ -203,6 +220,22 @@ fn infer(options: &Options, graph: &Graph, runtime: &Runtime, pictures: &[u8]) -
         }
         by_kind(&model.profile(), options.iterations);
     }
+    Ok(())
+}
+
+fn infer_quantized(
+    options: &Options,
+    graph: &Graph,
+    runtime: &Runtime,
+    pictures: &[u8],
+) -> Result<(), Box<dyn Error>> {
+    let mut model = Quantized::new(graph, &formula::weights(graph, 1.0), runtime, Images::U8(pictures))?;
+    let mut work = || -> Result<(), Box<dyn Error>> {
+        model.run(Images::U8(pictures))?;
+        Ok(())
+    };
+    timed(options, 5, &mut work)?;
+    report(options.batch, &timed(options, options.iterations, &mut work)?);
     Ok(())
 }
 

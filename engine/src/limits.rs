@@ -101,7 +101,8 @@ impl Limits {
                 passes: work.passes(index),
                 macs: (cost.macs * work.batch as u64) as f64,
                 weights: weights(cost.parameters),
-                maps: (map_bytes(graph, node) * work.batch) as f64,
+                pace: work.pace,
+                maps: map_bytes(graph, node, work.map_bytes) * work.batch as f64,
             };
             bound.add(&self.layer_bound(&layer, all_weights));
         }
@@ -110,7 +111,7 @@ impl Limits {
 
     fn layer_bound(&self, layer: &Layer, all_weights: f64) -> Bound {
         let flops = 2.0 * layer.macs * layer.passes;
-        let arithmetic = flops / self.flops;
+        let arithmetic = flops / (self.flops * layer.pace);
         let reading =
             layer.weights / self.read_bandwidth(all_weights) + layer.maps / self.read_bandwidth(layer.maps);
         let memory = reading * layer.passes;
@@ -133,17 +134,27 @@ pub struct Work {
     pub trains: bool,
     /// Bytes of a stored weight.
     pub weight_bytes: f64,
+    /// Bytes of a map's value.
+    pub map_bytes: f64,
+    /// Multiply-adds in the time of one in f32.
+    pub pace: f64,
 }
 
 impl Work {
     /// An answer to one picture by f32 weights.
     pub fn inference() -> Self {
-        Self { batch: 1, trains: false, weight_bytes: 4.0 }
+        Self { batch: 1, trains: false, weight_bytes: 4.0, map_bytes: 4.0, pace: 1.0 }
+    }
+
+    /// An answer to one picture by a quantized network: everything is a byte, and an instruction of VNNI sums four
+    /// products where one of f32 adds one.
+    pub fn quantized() -> Self {
+        Self { weight_bytes: 1.0, map_bytes: 1.0, pace: 4.0, ..Self::inference() }
     }
 
     /// A step on `batch` pictures in f32.
     pub fn training(batch: usize) -> Self {
-        Self { batch, trains: true, weight_bytes: 4.0 }
+        Self { batch, trains: true, ..Self::inference() }
     }
 
     /// How often the layer of this position does the work of a forward pass.
@@ -186,18 +197,19 @@ impl Bound {
 /// A convolution or linear layer on a batch; bytes and multiply-adds of one pass.
 struct Layer {
     passes: f64,
+    pace: f64,
     macs: f64,
     weights: f64,
     maps: f64,
 }
 
-/// Bytes of the maps that a layer reads and writes for one picture; a picture itself is bytes, not floats.
-fn map_bytes(graph: &Graph, node: &Node) -> usize {
-    let bytes = |node: &Node| match node.op {
-        Op::Input | Op::Normalize { .. } => node.shape.elements(),
-        _ => node.shape.elements() * size_of::<f32>(),
+/// Bytes of the maps that a layer reads and writes for one picture, `each` a value; a picture itself is bytes.
+fn map_bytes(graph: &Graph, node: &Node, each: f64) -> f64 {
+    let bytes = |node: &Node| {
+        let each = if matches!(node.op, Op::Input | Op::Normalize { .. }) { 1.0 } else { each };
+        node.shape.elements() as f64 * each
     };
-    bytes(node) + node.inputs.iter().map(|&input| bytes(graph.node(input))).sum::<usize>()
+    bytes(node) + node.inputs.iter().map(|&input| bytes(graph.node(input))).sum::<f64>()
 }
 
 /// f32 operations per second, all threads together.

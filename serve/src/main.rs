@@ -160,6 +160,7 @@ mod tests {
             let value = match option {
                 "addr" => "127.0.0.1:1",
                 "engine" => "ort",
+                "weights" => "bf16",
                 _ => "1",
             };
             assert!(parsed(&format!("model --{option} {value}")).is_ok(), "--{option}");

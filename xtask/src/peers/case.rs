@@ -12,14 +12,19 @@ const CASES: &[&str] = &[
     "train/wrn-28-2/32/b64",
     "infer/mobilenet-v3-large/32/t1",
     "infer/mobilenet-v3-large/32/t1/bf16",
+    "infer/mobilenet-v3-large/32/t1/int8",
     "infer/mobilenet-v3-large/32/t2",
     "infer/efficientnet-b0/32/t1",
     "infer/mobilenet-v3-small/96/t1",
     "infer/small-cnn-3/48/t1",
+    "infer/small-cnn-3/48/t1/int8",
     "infer/small-cnn-3/48/t2",
     "infer/resnet18/48/t1",
+    "infer/resnet18/48/t1/int8",
     "infer/resnet18/224/t1",
+    "infer/resnet18/224/t1/int8",
     "infer/mobilenet-v3-large/224/t1",
+    "infer/mobilenet-v3-large/224/t1/int8",
     "infer/mobilenet-v3-large/224/t2",
 ];
 
@@ -64,11 +69,24 @@ impl Kind {
     }
 }
 
-/// How our side stores weights in inference. Peers always compute with f32.
+/// How our side stores weights in inference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weights {
     F32,
+    /// Peers compute with f32.
     Bf16,
+    /// A quantized network; so is ONNX Runtime's.
+    Int8,
+}
+
+impl Weights {
+    pub fn name(self) -> &'static str {
+        match self {
+            Weights::F32 => "f32",
+            Weights::Bf16 => "bf16",
+            Weights::Int8 => "int8",
+        }
+    }
 }
 
 /// A network at a picture size.
@@ -87,12 +105,14 @@ impl Case {
     pub fn parse(name: &str) -> Option<Self> {
         let parts: Vec<&str> = name.split('/').collect();
         let (parts, weights) = match parts.as_slice() {
-            [parts @ .., "bf16"] => (parts, Weights::Bf16),
+            [parts @ .., weights] if parts.len() == 4 => {
+                (parts, [Weights::Bf16, Weights::Int8].into_iter().find(|known| known.name() == *weights)?)
+            }
             parts => (parts, Weights::F32),
         };
         let &[kind, arch, size, number] = parts else { return None };
         let kind = [Kind::Train, Kind::Infer].into_iter().find(|known| known.name() == kind)?;
-        if (kind, weights) == (Kind::Train, Weights::Bf16) {
+        if kind == Kind::Train && weights != Weights::F32 {
             return None;
         }
         let positive = |text: &str| text.parse().ok().filter(|&number| number > 0);
@@ -102,11 +122,11 @@ impl Case {
 
     pub fn name(&self) -> String {
         let Self { kind, arch, size, number, weights } = self;
-        let suffix = match weights {
-            Weights::F32 => "",
-            Weights::Bf16 => "/bf16",
-        };
-        format!("{}/{arch}/{size}/{}{number}{suffix}", kind.name(), kind.mark())
+        let name = format!("{}/{arch}/{size}/{}{number}", kind.name(), kind.mark());
+        match weights {
+            Weights::F32 => name,
+            stored => format!("{name}/{}", stored.name()),
+        }
     }
 
     /// Pictures at once.
@@ -180,8 +200,14 @@ mod tests {
     #[test]
     fn weights_are_a_suffix_of_inference_alone() {
         assert_eq!(Case::parse("infer/resnet18/48/t1/bf16").unwrap().weights, Weights::Bf16);
+        assert_eq!(Case::parse("infer/resnet18/48/t1/int8").unwrap().weights, Weights::Int8);
         assert_eq!(Case::parse("infer/resnet18/48/t1").unwrap().weights, Weights::F32);
-        for name in ["train/resnet18/32/b64/bf16", "infer/resnet18/48/t1/f8", "infer/resnet18/48/bf16"] {
+        for name in [
+            "train/resnet18/32/b64/bf16",
+            "infer/resnet18/48/t1/f8",
+            "infer/resnet18/48/t1/f32",
+            "infer/resnet18/48/bf16",
+        ] {
             assert_eq!(Case::parse(name), None, "{name}");
         }
     }

@@ -13,7 +13,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::{Result, python};
-use case::{Case, Kind};
+use case::{Case, Kind, Weights};
 use ours::{Bound, Timing};
 use rival::{Extra, Ground, Rival};
 use row::{Ours, Row, Theirs};
@@ -21,8 +21,8 @@ use row::{Ours, Row, Theirs};
 const USAGE: &str =
     "usage: cargo xtask peers [--case TEXT]... [--with LIST] [--threads N] [--rounds N] [--python EXE] [--json FILE]
   --case TEXT    cases whose names hold the text, such as train/ or resnet18; or one named in full:
-                 train/ARCH/SIZE/bBATCH or infer/ARCH/SIZE/tTHREADS, with /bf16 for our weights in bfloat16;
-                 default all
+                 train/ARCH/SIZE/bBATCH or infer/ARCH/SIZE/tTHREADS, with /bf16 for our weights in bfloat16, or
+                 /int8 for quantized networks on our side and ONNX Runtime's; default all
   --with LIST    further peers, all or some of candle,tract,bf16: candle's own layers, tract (inference), PyTorch
                  under bfloat16 autocast (training, for information); the first two compile for minutes, once
   --threads N    threads of all sides in training; default 2
@@ -73,7 +73,7 @@ pub fn run(arguments: &[String]) -> Result {
     let options = Options::parse(arguments)?;
     let python = match &options.python {
         Some(python) => python.into(),
-        None => python::environment("peers", &["torch", "torchvision", "onnxruntime", "numpy"])?,
+        None => python::environment("peers", &["torch", "torchvision", "onnx", "onnxruntime", "numpy"])?,
     };
     ours::build()?;
     rival::build(&options.extras)?;
@@ -121,6 +121,7 @@ fn measure(
     let started = ground.rivals(&options.extras).into_iter();
     let mut rivals: Vec<Rival> = started.filter_map(|rival| rival.map_err(&mut fail).ok()).collect();
     let mut turns = Vec::new();
+    let mut whole = Vec::new();
     for round in 0..options.rounds {
         eprintln!("{}: round {} of {}", case.name(), round + 1, options.rounds);
         // Who goes first changes, so that a steady drift favors nobody.
@@ -131,10 +132,27 @@ fn measure(
         if round % 2 == 0 {
             turns.push((Timing::measure(case, threads)?, Bound::measure(case, threads)?));
         }
+        if case.weights != Weights::F32 {
+            whole.push(in_f32(case, threads)?);
+        }
     }
     let theirs = rivals.into_iter().filter_map(|rival| result(rival, &ground).map_err(&mut fail).ok());
-    let theirs = theirs.collect();
+    let mut theirs: Vec<Theirs> = theirs.collect();
+    if !whole.is_empty() {
+        theirs.push(Theirs {
+            label: "distill, f32 weights".into(),
+            figures: whole,
+            memory: None,
+            information: false,
+        });
+    }
     Ok((Ours { case: case.clone(), turns }, theirs))
+}
+
+/// Our own figure for a case with weights in f32.
+fn in_f32(case: &Case, threads: usize) -> Result<f64> {
+    let case = Case { weights: Weights::F32, ..case.clone() };
+    Ok(Timing::measure(&case, threads)?.figure(&case))
 }
 
 /// What a peer has done, and the memory of its best mode, measured once it is gone.

@@ -66,8 +66,8 @@ impl Timing {
         if case.kind == Kind::Infer {
             step.args(["--infer", "--wall"]);
         }
-        if case.weights == Weights::Bf16 {
-            step.args(["--weights", "bf16"]);
+        if case.weights != Weights::F32 {
+            step.args(["--weights", case.weights.name()]);
         }
         let text = output(&mut step)?;
         Self::parse(&text).ok_or_else(|| format!("the program `step` printed no figure: {text}"))
@@ -110,8 +110,10 @@ impl Bound {
         if case.kind == Kind::Train {
             limits.arg("--train");
         }
-        if case.weights == Weights::Bf16 {
-            limits.args(["--weight-bytes", "2"]);
+        match case.weights {
+            Weights::F32 => {}
+            Weights::Bf16 => drop(limits.args(["--weight-bytes", "2"])),
+            Weights::Int8 => drop(limits.arg("--int8")),
         }
         let text = output(&mut limits)?;
         Self::parse(&text).ok_or_else(|| format!("the program `limits` printed no limit: {text}"))

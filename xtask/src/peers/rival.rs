@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::case::{Case, Kind};
+use super::case::{Case, Kind, Weights};
 use super::median;
 use super::ours::{cargo, target};
 use super::process::Process;
@@ -97,7 +97,8 @@ impl Ground<'_> {
         let main = match self.case.kind {
             Kind::Train => Rival::start("PyTorch", MODES, &mut self.pytorch()),
             Kind::Infer => {
-                let name = format!("ONNX Runtime, {} thread(s)", self.threads);
+                let stored = if self.case.weights == Weights::Int8 { "int8, " } else { "" };
+                let name = format!("ONNX Runtime, {stored}{} thread(s)", self.threads);
                 Rival::start(&name, ONE_MODE, &mut self.onnx_runtime())
             }
         };
@@ -136,6 +137,9 @@ impl Ground<'_> {
     fn onnx_runtime(&self) -> Command {
         let mut command = self.python("inference.py");
         command.args(self.network).args([self.threads, self.case.repeats()].map(text));
+        if self.case.weights == Weights::Int8 {
+            command.arg("int8");
+        }
         command
     }
 
