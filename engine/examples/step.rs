@@ -13,6 +13,9 @@ use engine::{
 };
 use models::{Graph, Stem, Task, formula, zoo};
 
+/// Calls before the first that counts, as many as peers have.
+const WARM_UP: usize = 20;
+
 struct Options {
     arch: String,
     size: usize,
@@ -210,7 +213,7 @@ fn infer(options: &Options, graph: &Graph, runtime: &Runtime, pictures: &[u8]) -
         model.run(Images::U8(pictures))?;
         Ok(())
     };
-    timed(options, 5, &mut work)?;
+    timed(options, WARM_UP, &mut work)?;
     let times = timed(options, options.iterations, &mut work)?;
     report(options.batch, &times);
     if options.profile {
@@ -234,7 +237,7 @@ fn infer_quantized(
         model.run(Images::U8(pictures))?;
         Ok(())
     };
-    timed(options, 5, &mut work)?;
+    timed(options, WARM_UP, &mut work)?;
     report(options.batch, &timed(options, options.iterations, &mut work)?);
     Ok(())
 }

@@ -12,6 +12,8 @@ use super::gradient::Cut;
 const MULTIPLICATIONS: f64 = 32.0 * 0.9;
 /// Bytes per cycle from and to memory beyond the second-level cache.
 const BYTES: f64 = 9.5;
+/// The same of transformed weights, which are read in many short pieces.
+const COEFFICIENT_BYTES: f64 = 5.2;
 /// Bytes of transformed weights that stay in the second-level cache from where they are made to where they are read.
 const CACHED: f64 = (1 << 20) as f64;
 /// Cycles to transform a vector of a coefficient: of source or product, and of weights.
@@ -91,7 +93,7 @@ fn cycles(shape: &ConvShape, target: [usize; 2], size: Size, prepared: bool) -> 
     let transforms = patches * coefficients * (inputs + outputs) / 16.0 * VECTOR;
     let pairs = inputs * outputs;
     if prepared {
-        return transforms + together(count, products, coefficients * pairs * 4.0 / BYTES);
+        return transforms + together(count, products, coefficients * pairs * 4.0 / COEFFICIENT_BYTES);
     }
     let (bytes, vectors) = (coefficients * pairs * 4.0, coefficients * pairs / 16.0);
     // Beyond the cache they are fetched to be written, written, and read.
