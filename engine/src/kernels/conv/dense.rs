@@ -55,7 +55,7 @@ pub fn forward(
         };
         winograd.run(pool, weights, y);
     };
-    let (classes, depth) = (Class::forward(shape), shape.group_inputs());
+    let (classes, depth) = ([Class::forward(shape)], shape.group_inputs());
     match weight {
         Weight::Winograd(size, weights) => by_winograd(size, winograd::Weights::Transformed(weights), y),
         Weight::Bf16(values) if shape.batch * shape.out_height() * shape.out_width() <= MOST_ROWS => {
@@ -177,7 +177,7 @@ pub fn backward_weight(
             run(source, &class, shape.kernel[1] * shape.in_channels, dw);
         });
     }
-    run(input(shape, x), &Class::forward(shape)[0], shape.group_inputs(), dw);
+    run(input(shape, x), &Class::forward(shape), shape.group_inputs(), dw);
 }
 
 /// The same by Winograd's convolution.
@@ -248,7 +248,7 @@ fn with_padding(pool: &Pool, shape: &ConvShape, x: &[f32], f: impl FnOnce(Source
 /// Numbers the taps that occur from 0, and returns their places in the kernel in that order.
 fn number_taps(classes: &mut [Class]) -> Vec<usize> {
     let mut known = Vec::new();
-    for tap in classes.iter_mut().flat_map(|class| &mut class.taps) {
+    for tap in classes.iter_mut().flat_map(|class| class.taps.to_mut()) {
         let number = known.iter().position(|&place| place == tap.tap).unwrap_or(known.len());
         if number == known.len() {
             known.push(tap.tap);

@@ -15,7 +15,7 @@ use crate::pool::{Disjoint, Pool};
 
 use super::finish::{self, Finish};
 use super::gather::{Class, Source, Tap};
-use super::micro::{MOST_ROWS, Tile, bf16_tile_for, most_rows, tile_for};
+use super::micro::{Tile, bf16_tile_for, most_rows, tile_for};
 use super::{BLOCK, Epilogue, scratch};
 
 /// Bytes of weights that a task goes through again and again: about a quarter of a second-level cache.
@@ -71,6 +71,16 @@ struct Table {
     pointers: Vec<*const f32>,
     offsets: Vec<usize>,
     outs: Vec<usize>,
+    stretches: Vec<Stretch>,
+}
+
+/// Rows of a tile that lie the same step apart in the source.
+struct Stretch {
+    /// The picture's first pixel.
+    start: *const f32,
+    /// Source row and column of the first row of the tile.
+    at: [isize; 2],
+    rows: usize,
 }
 
 thread_local! {
@@ -102,10 +112,13 @@ impl Product<'_> {
     /// Whether copying the source costs less than the taps in the padding, or than rows that begin in the same places
     /// of the first cache and push each other out.
     fn pays_by_position(&self) -> bool {
+        if self.batch < 8 {
+            return false;
+        }
         let crowded = self.source.pixel.is_multiple_of(512) && self.blocks() >= 8;
         let all: usize = self.classes.iter().map(|class| class.places() * class.taps.len()).sum();
         let hits: usize = self.classes.iter().map(|class| class.hits(&self.source)).sum();
-        self.batch >= 8 && (crowded || hits * 10 < all * 9)
+        crowded || hits * 10 < all * 9
     }
 
     /// Copies the source as `[row][column][picture][pixel]`.
@@ -137,7 +150,7 @@ impl Product<'_> {
     fn run_from(&self, pool: &Pool, source: Source, by_position: bool, out: &mut [f32]) {
         let cut = self.cut(pool, by_position);
         let out = Disjoint::new(out);
-        scratch::with(self.depth, |zeros| {
+        scratch::with(if cut.flat { 0 } else { self.depth }, |zeros| {
             zeros.fill(0.0);
             let run = Run { product: self, pool, source, cut: &cut, zeros, out: &out };
             match self.weights {
@@ -359,51 +372,92 @@ impl Work<'_> {
 
     /// Notes where the rows of the tile lie under each tap, and where they go.
     fn fill(&self, targets: &Targets<'_>, table: &mut Table) {
-        let (class, source, product) = (targets.class, &self.run.source, self.run.product);
-        table.pointers.clear();
-        table.offsets.clear();
-        table.outs.clear();
-        let channels = product.columns * product.groups;
-        let mut base = [source.start; MOST_ROWS];
-        let mut at = [[0_isize; 2]; MOST_ROWS];
+        let Table { pointers, offsets, outs, stretches } = table;
+        pointers.clear();
+        offsets.clear();
+        outs.clear();
+        stretches.clear();
+        let channels = self.run.product.columns * self.run.product.groups;
+        let step = targets.class.target_step[1] * channels;
+        let step = if targets.place.is_some() { self.picture_len() } else { step };
         let mut place = Place::of(targets);
-        for row in 0..targets.rows {
-            let [y, x] = [0, 1].map(|axis| place.grid[axis] * class.source_step[axis]);
-            at[row] = [y as isize, x as isize];
-            let offset = place.picture * source.picture
-                + y * source.row
-                + x * source.pixel
-                + self.group * product.depth;
-            base[row] = source.start.wrapping_add(offset);
-            let [y, x] = [0, 1].map(|axis| class.start[axis] + place.grid[axis] * class.target_step[axis]);
-            let pixel = (place.picture * product.target[0] + y) * product.target[1] + x;
-            table.outs.push(pixel * channels + self.group * product.columns);
-            place.step(targets);
+        let mut row = 0;
+        while row < targets.rows {
+            let rows = place.neighbors(targets).min(targets.rows - row);
+            let out = self.out(targets.class, &place);
+            outs.extend((0..rows).map(|row| out + row * step));
+            stretches.push(self.stretch(targets.class, &place, rows));
+            place.advance(targets, rows);
+            row += rows;
         }
-        let (base, at) = (&base[..targets.rows], &at[..targets.rows]);
-        let inside = |tap: &Tap, at: &[isize; 2]| {
-            ((at[0] + tap.row) as usize) < source.height && ((at[1] + tap.column) as usize) < source.width
-        };
-        // Taps are sorted: where the first and the last meet the source, so do those between.
-        let ends = [class.taps.first(), class.taps.last()];
-        let all_inside = ends.iter().flatten().all(|tap| at.iter().all(|at| inside(tap, at)));
-        for tap in &class.taps {
-            let offset = tap.row * source.row as isize + tap.column * source.pixel as isize;
-            let weights = tap.tap * product.depth * BLOCK;
-            if all_inside {
-                table.pointers.extend(base.iter().map(|base| base.wrapping_offset(offset)));
-                table.offsets.push(weights);
-            } else if at.iter().any(|at| inside(tap, at)) {
-                let zeros = self.run.zeros.as_ptr();
-                let pixels = base.iter().zip(at);
-                table
-                    .pointers
-                    .extend(pixels.map(
-                        |(base, at)| if inside(tap, at) { base.wrapping_offset(offset) } else { zeros },
-                    ));
-                table.offsets.push(weights);
+        for tap in targets.class.taps.iter() {
+            let start = pointers.len();
+            let mut any = false;
+            for stretch in stretches.iter() {
+                any |= self.fill_tap(targets, tap, stretch, pointers);
+            }
+            if any {
+                offsets.push(tap.tap * self.run.product.depth * BLOCK);
+            } else {
+                pointers.truncate(start);
             }
         }
+    }
+
+    /// Floats of a picture of the output.
+    fn picture_len(&self) -> usize {
+        let product = self.run.product;
+        product.target[0] * product.target[1] * product.columns * product.groups
+    }
+
+    /// Where the output of a place begins.
+    fn out(&self, class: &Class, place: &Place) -> usize {
+        let product = self.run.product;
+        let [y, x] = [0, 1].map(|axis| class.start[axis] + place.grid[axis] * class.target_step[axis]);
+        let pixel = (place.picture * product.target[0] + y) * product.target[1] + x;
+        (pixel * product.groups + self.group) * product.columns
+    }
+
+    fn stretch(&self, class: &Class, place: &Place, rows: usize) -> Stretch {
+        let source = &self.run.source;
+        let at = [0, 1].map(|axis| (place.grid[axis] * class.source_step[axis]) as isize);
+        let start = source.at(place.picture, 0, 0).wrapping_add(self.group * self.run.product.depth);
+        Stretch { start, at, rows }
+    }
+
+    /// Notes the rows of a stretch under a tap; whether any of them meets the source.
+    fn fill_tap(
+        &self,
+        targets: &Targets<'_>,
+        tap: &Tap,
+        stretch: &Stretch,
+        pointers: &mut Vec<*const f32>,
+    ) -> bool {
+        let (source, zeros) = (&self.run.source, self.run.zeros.as_ptr());
+        let [y, x] = [stretch.at[0] + tap.row, stretch.at[1] + tap.column];
+        let (step, across) = match targets.place {
+            Some(_) => (source.picture as isize, 0),
+            None => {
+                let across = targets.class.source_step[1] as isize;
+                (across * source.pixel as isize, across)
+            }
+        };
+        let inside = |x: isize| (x as usize) < source.width;
+        let rows = 0..stretch.rows as isize;
+        let first = stretch.start.wrapping_offset(y * source.row as isize + x * source.pixel as isize);
+        if y as usize >= source.height {
+            pointers.extend(rows.map(|_| zeros));
+            return false;
+        }
+        if inside(x) && inside(x + (rows.end - 1) * across) {
+            pointers.extend(rows.map(|row| first.wrapping_offset(row * step)));
+            return true;
+        }
+        let pixel = |row: isize| {
+            if inside(x + row * across) { first.wrapping_offset(row * step) } else { zeros }
+        };
+        pointers.extend(rows.clone().map(pixel));
+        rows.into_iter().any(|row| inside(x + row * across))
     }
 
     /// Calls the kernels over the range of columns.
@@ -468,12 +522,18 @@ impl Place {
         Self { picture, grid: [place / class.width, place % class.width] }
     }
 
-    fn step(&mut self, targets: &Targets<'_>) {
+    /// Rows from here on that lie the same step apart in source and target: those of a line, or pictures at a place.
+    fn neighbors(&self, targets: &Targets<'_>) -> usize {
+        if targets.place.is_some() { targets.rows } else { targets.class.width - self.grid[1] }
+    }
+
+    /// Goes on by as many rows, not beyond the end of the line.
+    fn advance(&mut self, targets: &Targets<'_>, rows: usize) {
         if targets.place.is_some() {
-            self.picture += 1;
+            self.picture += rows;
             return;
         }
-        self.grid[1] += 1;
+        self.grid[1] += rows;
         if self.grid[1] == targets.class.width {
             self.grid = [self.grid[0] + 1, 0];
         }
