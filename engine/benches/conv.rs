@@ -5,12 +5,15 @@
 //! layer, the shortest time of each pass in milliseconds and what that is in GFLOP/s, padding not counted as work.
 #![allow(clippy::print_stdout, missing_docs, unsafe_code)]
 
-use std::time::{Duration, Instant};
+mod support;
+
+use std::time::Duration;
 
 use engine::buffer::Buffer;
 use engine::kernels::conv::{self, ConvShape, Epilogue, Form, Weight, WeightFormat};
 use engine::pool::Pool;
 use engine::simd::Isa;
+use support::{shortest, square, work};
 
 /// Name, batch, map, inputs, outputs, kernel, stride, depthwise.
 type Layer = (&'static str, usize, usize, usize, usize, usize, usize, bool);
@@ -103,49 +106,7 @@ fn options() -> Options {
 
 fn shape(layer: &Layer) -> ConvShape {
     let &(_, batch, map, inputs, outputs, kernel, stride, depthwise) = layer;
-    ConvShape {
-        batch,
-        in_height: map,
-        in_width: map,
-        kernel: [kernel; 2],
-        stride: [stride; 2],
-        padding: [kernel / 2; 2],
-        groups: if depthwise { inputs } else { 1 },
-        ..ConvShape::linear(batch, inputs, outputs)
-    }
-}
-
-/// Multiplications that meet no padding.
-fn work(shape: &ConvShape) -> f64 {
-    let hits = |axis: usize, size: usize, out: usize| {
-        let hit = |target: usize, tap: usize| {
-            (target * shape.stride[axis] + tap).wrapping_sub(shape.padding[axis]) < size
-        };
-        (0..out).map(|target| (0..shape.kernel[axis]).filter(|&tap| hit(target, tap)).count()).sum::<usize>()
-    };
-    let pairs = hits(0, shape.in_height, shape.out_height()) * hits(1, shape.in_width, shape.out_width());
-    (pairs * shape.batch * shape.in_channels / shape.groups * shape.out_channels) as f64
-}
-
-/// Seconds: of this thread on a processor where there is one thread, since they do not pass while another process has
-/// the processor; else on the clock.
-fn seconds(threads: usize) -> f64 {
-    let clock = if threads == 1 { libc::CLOCK_THREAD_CPUTIME_ID } else { libc::CLOCK_MONOTONIC };
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: writes the time to a local.
-    unsafe { libc::clock_gettime(clock, &mut time) };
-    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
-}
-
-fn shortest(threads: usize, time: Duration, mut pass: impl FnMut()) -> f64 {
-    pass();
-    let (start, mut shortest) = (Instant::now(), f64::MAX);
-    while start.elapsed() < time {
-        let before = seconds(threads);
-        pass();
-        shortest = shortest.min(seconds(threads) - before);
-    }
-    shortest
+    square(batch, map, [inputs, outputs], kernel, stride, depthwise)
 }
 
 fn main() {

@@ -109,12 +109,15 @@ impl Limits {
         bound
     }
 
+    /// Seconds to read `weights` bytes at the rate of `all_weights`, and `maps` bytes at the rate of their own.
+    pub(crate) fn reading(&self, weights: f64, all_weights: f64, maps: f64) -> f64 {
+        weights / self.read_bandwidth(all_weights) + maps / self.read_bandwidth(maps)
+    }
+
     fn layer_bound(&self, layer: &Layer, all_weights: f64) -> Bound {
         let flops = 2.0 * layer.macs * layer.passes;
         let arithmetic = flops / (self.flops * layer.pace);
-        let reading =
-            layer.weights / self.read_bandwidth(all_weights) + layer.maps / self.read_bandwidth(layer.maps);
-        let memory = reading * layer.passes;
+        let memory = self.reading(layer.weights, all_weights, layer.maps) * layer.passes;
         Bound {
             seconds: arithmetic.max(memory),
             memory_seconds: if memory > arithmetic { memory } else { 0.0 },

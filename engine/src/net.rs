@@ -402,7 +402,7 @@ impl Net {
         };
         let found = first_non_finite(&run, &mut arena, pixels(storage, layout)?, &state.statistics);
         self.shared.arenas().push(arena);
-        Ok(found.map(|step| self.graph().node(step.node).name.clone()))
+        Ok(found.map(|step| self.graph().node(step.last()).name.clone()))
     }
 
     /// Forgets the accumulated gradient: the next backward overwrites.

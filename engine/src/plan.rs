@@ -247,14 +247,19 @@ impl Kind {
     }
 }
 
-/// A step with the node that its result belongs to.
+/// A step with the nodes that are fused into it.
 #[derive(Clone, Debug)]
 pub(crate) struct Step {
     pub kind: Kind,
-    /// The last node that is fused into it.
-    pub node: NodeId,
-    /// All nodes that are fused into it, in order.
+    /// In order, at least one.
     pub nodes: Vec<NodeId>,
+}
+
+impl Step {
+    /// The node that its result belongs to.
+    pub(crate) fn last(&self) -> NodeId {
+        self.nodes[self.nodes.len() - 1]
+    }
 }
 
 /// A gradient that a backward step writes, or adds to if an earlier one has written it.

@@ -86,10 +86,9 @@ impl Pass {
     /// The least seconds that these calls can take: the longer of arithmetic and memory. Weights come at the rate of
     /// `all_weights` bytes, for between two calls all other steps read theirs; maps at the rate of their own size.
     pub fn least_seconds(&self, limits: &Limits, all_weights: f64) -> f64 {
-        let maps = self.read_bytes + self.written_bytes;
-        let at_once = maps / (self.calls.max(1) as f64);
-        let memory =
-            self.weight_bytes / limits.read_bandwidth(all_weights) + maps / limits.read_bandwidth(at_once);
+        let calls = self.calls.max(1) as f64;
+        let maps = (self.read_bytes + self.written_bytes) / calls;
+        let memory = limits.reading(self.weight_bytes / calls, all_weights, maps) * calls;
         memory.max(self.flops / limits.flops)
     }
 
@@ -165,7 +164,7 @@ impl Recorder {
 
     fn node(&mut self, graph: &Graph, step: &Step) -> &mut NodeProfile {
         let nodes = &mut self.profile.nodes;
-        let index = *self.indices.entry((step.nodes[0], step.node)).or_insert_with(|| {
+        let index = *self.indices.entry((step.nodes[0], step.last())).or_insert_with(|| {
             nodes.push(record(graph, step));
             nodes.len() - 1
         });
@@ -182,7 +181,7 @@ fn record(graph: &Graph, step: &Step) -> NodeProfile {
         kind: if matches!(first.op, Op::Linear(_)) { "linear" } else { step.kind.name() },
         fused: step.nodes[1..].iter().map(|&node| graph.node(node).op.kind()).collect(),
         input,
-        output: graph.node(step.node).shape,
+        output: graph.node(step.last()).shape,
         forward: Pass::default(),
         backward: Pass::default(),
     }

@@ -287,16 +287,12 @@ pub fn forward(
     epilogue: &Epilogue<'_>,
     y: &mut [f32],
 ) {
-    let expected = match weight {
-        Weight::Winograd(size, _) => winograd::transformed_len(size, shape),
-        Weight::Plain(_) | Weight::Bf16(_) => weight_len(shape),
+    let (form, floats) = match weight {
+        Weight::Plain(weight) => (Form::Plain, weight.len()),
+        Weight::Winograd(size, weight) => (Form::Winograd(size), weight.len()),
+        Weight::Bf16(weight) => (Form::Bf16, weight.len() / 2),
     };
-    let found = match weight {
-        Weight::Plain(weight) | Weight::Winograd(_, weight) => weight.len(),
-        // A float of memory holds two.
-        Weight::Bf16(weight) => weight.len() - weight.len().saturating_sub(expected).min(1),
-    };
-    assert_eq!(found, expected, "weights of {shape:?}");
+    assert_eq!(floats, form.len(shape), "weights of {shape:?}");
     check(shape, x.len(), y.len());
     assert!(epilogue.bias.is_none_or(|bias| bias.len() == shape.out_channels), "bias of {shape:?}");
     assert!(epilogue.residual.is_none_or(|residual| residual.len() == y.len()), "residual of {shape:?}");

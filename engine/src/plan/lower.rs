@@ -303,7 +303,7 @@ impl<'a> Lowering<'a> {
             }
             Op::Mul => self.product(first),
         };
-        self.steps.push(Step { kind, node: last, nodes: self.chain(first, last) });
+        self.steps.push(Step { kind, nodes: self.chain(first, last) });
     }
 
     /// The nodes from the first to the last of a group, each the only reader of the one before.
@@ -407,7 +407,7 @@ impl<'a> Lowering<'a> {
         let order = crate::theta::MapOrder { channels: from.channels(), positions: height * width };
         let x = self.input_value(node, 0);
         let kind = Kind::Transpose { x, y: self.new_node_value(node), order };
-        self.steps.push(Step { kind, node, nodes: vec![node] });
+        self.steps.push(Step { kind, nodes: vec![node] });
     }
 
     fn alias(&mut self, node: NodeId) {
