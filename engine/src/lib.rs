@@ -26,6 +26,7 @@ mod error;
 #[doc(hidden)] // public for the benchmarks alone
 pub mod kernels;
 pub mod limits;
+pub mod machine;
 pub mod memory;
 mod model;
 #[cfg(feature = "candle")]

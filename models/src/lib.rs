@@ -14,18 +14,21 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod bundle;
 pub mod cost;
 pub mod file;
 pub mod fit;
 pub mod formula;
 pub mod graph;
 pub mod init;
+pub mod machine;
 pub mod manifest;
 pub mod nearest;
 pub mod task;
 pub mod weights;
 pub mod zoo;
 
+pub use bundle::{Bundle, BundleError, BundleManifest};
 pub use cost::Cost;
 pub use file::{FileError, FormatError, load, save};
 pub use fit::{Misfit, check};
@@ -33,6 +36,7 @@ pub use graph::{
     Activation, BatchNorm, Conv2d, Distribution, Graph, GraphError, Init, Linear, Node, NodeId, Op,
     Parameter, Pool2d, Role, Shape,
 };
+pub use machine::Machine;
 pub use manifest::{Fit, Manifest, ManifestError};
 pub use task::{Stem, Task};
 pub use weights::{Array, Weights};

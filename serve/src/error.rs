@@ -62,6 +62,9 @@ pub enum ServeError {
     /// An architecture of the zoo that is not there or does not fit.
     #[error(transparent)]
     Zoo(#[from] models::ZooError),
+    /// A bundle that is not whole or contradicts itself.
+    #[error(transparent)]
+    Bundle(#[from] models::BundleError),
     /// A network that contradicts itself.
     #[error(transparent)]
     Manifest(#[from] models::ManifestError),

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use engine::{Device, Model, Runtime, WeightFormat};
-use models::{Graph, Manifest, Stem, Weights};
+use models::bundle::FileRole;
+use models::{Bundle, Graph, Manifest, Stem, Weights};
 use picture::Fit;
 
 use crate::engines::Native;
@@ -93,13 +94,15 @@ impl std::fmt::Debug for Served {
 }
 
 impl Served {
-    /// Loads a run's folder, a `model.safetensors` or an exported `.onnx` file.
+    /// Loads a run's folder, a bundle's, a `model.safetensors` or an exported `.onnx` file.
     ///
     /// # Errors
-    /// [`ServeError::Source`] for what is none of them, [`ServeError::WrongEngine`] for an engine that does not run it,
+    /// [`ServeError::Bundle`] for a bundle that contradicts itself, [`ServeError::Source`] for what is none of them, [`ServeError::WrongEngine`] for an engine that does not run it,
     /// and the errors of the engines themselves.
     pub fn open(path: &Path, options: &LoadOptions) -> Result<Self> {
-        if path.extension().is_some_and(|extension| extension == "onnx") {
+        if Bundle::is_at(path) {
+            Self::open_bundle(path, options)
+        } else if path.extension().is_some_and(|extension| extension == "onnx") {
             Self::open_onnx(path, options)
         } else {
             Self::open_run(path, options)
@@ -153,6 +156,20 @@ impl Served {
     pub(crate) fn target(&self) -> Target {
         let Card { channels, height, width, fit, .. } = self.card;
         Target { channels, height, width, fit }
+    }
+
+    /// A bundle: its float network, on ONNX Runtime the `.onnx` file. Its other files are opened by their own paths.
+    fn open_bundle(folder: &Path, options: &LoadOptions) -> Result<Self> {
+        let bundle = Bundle::open(folder)?;
+        let role = if options.engine == Some(EngineName::Ort) { FileRole::Onnx } else { FileRole::Weights };
+        let file = bundle.file(role).ok_or_else(|| ServeError::WrongEngine {
+            path: folder.into(),
+            engine: "ort",
+            reason: "it holds no model.onnx; use `native`, or another of its files by path".into(),
+        })?;
+        bundle.read(file)?;
+        let served = Self::open(&bundle.path(file), options)?;
+        Ok(Self { card: Card { name: bundle.name.clone(), ..served.card }, ..served })
     }
 
     fn open_run(path: &Path, options: &LoadOptions) -> Result<Self> {

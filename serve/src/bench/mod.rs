@@ -7,14 +7,14 @@
 
 mod client;
 mod contestant;
-mod machine;
 mod measure;
 mod table;
 
 use std::time::Duration;
 
-use engine::Profile;
-use models::Stem;
+use engine::machine::describe;
+use engine::{Device, Profile, Runtime};
+use models::{Machine, Stem};
 use serde::{Deserialize, Serialize};
 
 use crate::{LoadOptions, Result, ServeError};
@@ -108,19 +108,6 @@ pub struct ModelProfile {
     pub engine: &'static str,
     /// Its nodes; `None` for an engine that keeps their times to itself.
     pub profile: Option<Profile>,
-}
-
-/// The machine that it was measured on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Machine {
-    /// The processor, as it calls itself.
-    pub cpu: String,
-    /// Logical cores.
-    pub cores: usize,
-    /// Instruction set of the native engine's kernels.
-    pub kernels: String,
-    /// Operating system and architecture.
-    pub system: String,
 }
 
 /// A model and its figures.
@@ -226,7 +213,7 @@ pub fn bench(options: &BenchOptions) -> Result<BenchReport> {
         ));
     }
     Ok(BenchReport {
-        machine: machine::describe(options.load.threads)?,
+        machine: describe(&Runtime::new(Device::Cpu, options.load.threads)?),
         threads: options.load.threads,
         rows,
         profiles,

@@ -1,17 +1,17 @@
-//! What a figure was measured on.
+//! Which machine this is: what stands beside every figure that was measured on it. Nothing is measured here.
 
-use engine::{Device, Runtime};
+use models::Machine;
 
-use super::Machine;
-use crate::Result;
+use crate::Runtime;
 
-pub(super) fn describe(threads: usize) -> Result<Machine> {
-    Ok(Machine {
+/// This machine, with the instruction set that `runtime` computes with.
+pub fn describe(runtime: &Runtime) -> Machine {
+    Machine {
         cpu: cpu().unwrap_or_else(|| "unknown".into()),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
-        kernels: Runtime::new(Device::Cpu, threads)?.isa().into(),
+        kernels: runtime.isa().into(),
         system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
-    })
+    }
 }
 
 #[cfg(target_os = "macos")]
