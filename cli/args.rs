@@ -149,7 +149,8 @@ pub enum EvalPart {
 /// Flags of what answers: the engine of runs and files.
 #[derive(Debug, Args)]
 pub struct EngineArgs {
-    /// Which engine answers: native (default for a run) or ort (ONNX Runtime; default for .onnx)
+    /// Which engine answers: native (default for a run), ort (ONNX Runtime; default for .onnx) or candle-onnx
+    /// (build feature)
     #[arg(long, value_name = "NAME")]
     pub engine: Option<String>,
     /// How the native engine stores weights: f32, or bf16, which is half as much to read where one picture at a time is

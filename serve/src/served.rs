@@ -173,10 +173,10 @@ impl Served {
     }
 
     fn open_run(path: &Path, options: &LoadOptions) -> Result<Self> {
-        if options.engine == Some(EngineName::Ort) {
+        if let Some(engine @ (EngineName::Ort | EngineName::CandleOnnx)) = options.engine {
             return Err(ServeError::WrongEngine {
                 path: path.into(),
-                engine: "ort",
+                engine: engine.name(),
                 reason: "it runs .onnx files; write one with `distill export`, or use `native`".into(),
             });
         }
@@ -191,10 +191,18 @@ impl Served {
         Self::network(&graph, &weights, card, options)
     }
 
-    #[cfg(feature = "ort")]
     fn open_onnx(path: &Path, options: &LoadOptions) -> Result<Self> {
-        use onnx::runtime::{OrtOptions, OrtSession, find};
         refuse_native(path, options)?;
+        if options.engine == Some(EngineName::CandleOnnx) {
+            Self::open_candle_onnx(path)
+        } else {
+            Self::open_ort(path, options)
+        }
+    }
+
+    #[cfg(feature = "ort")]
+    fn open_ort(path: &Path, options: &LoadOptions) -> Result<Self> {
+        use onnx::runtime::{OrtOptions, OrtSession, find};
         let bytes: Arc<[u8]> = read(path)?.into();
         let (card, graph) = read_contract(path, &bytes)?;
         let library = find(options.ort_lib.as_deref()).map_err(onnx::OnnxError::NotFound)?;
@@ -208,12 +216,34 @@ impl Served {
     }
 
     #[cfg(not(feature = "ort"))]
-    fn open_onnx(path: &Path, options: &LoadOptions) -> Result<Self> {
-        refuse_native(path, options)?;
+    fn open_ort(path: &Path, _: &LoadOptions) -> Result<Self> {
         Err(ServeError::WrongEngine {
             path: path.into(),
             engine: "ort",
             reason: "this build has no ONNX Runtime support; build with `--features ort`".into(),
+        })
+    }
+
+    #[cfg(feature = "candle-onnx")]
+    fn open_candle_onnx(path: &Path) -> Result<Self> {
+        let bytes: Arc<[u8]> = read(path)?.into();
+        let (card, graph) = read_contract(path, &bytes)?;
+        let card = Card { engine: EngineName::CandleOnnx, ..card };
+        let picture = [card.channels, card.height, card.width];
+        let served = Self::with_engine(card, move || {
+            let model = onnx::runtime::CandleOnnx::open(&bytes)?;
+            Ok(Box::new(crate::engines::CandleOnnx::new(model, picture)))
+        });
+        Ok(Self { graph: graph.map(Arc::new), ..served })
+    }
+
+    #[cfg(not(feature = "candle-onnx"))]
+    fn open_candle_onnx(path: &Path) -> Result<Self> {
+        Err(ServeError::WrongEngine {
+            path: path.into(),
+            engine: "candle-onnx",
+            reason: "this build has no candle-onnx; build with `--features candle-onnx` (needs protoc)"
+                .into(),
         })
     }
 }
@@ -235,7 +265,7 @@ fn refuse_native(path: &Path, options: &LoadOptions) -> Result<()> {
             engine: "native",
             reason: "it runs runs and model.safetensors files; for an .onnx file use `ort`".into(),
         }),
-        Some(EngineName::Ort) | None => Ok(()),
+        Some(EngineName::Ort | EngineName::CandleOnnx) | None => Ok(()),
     }
 }
 
@@ -244,7 +274,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// What an exported file says of itself, and the network that it was written from, where this build still knows it.
-#[cfg(feature = "ort")]
+#[cfg(any(feature = "ort", feature = "candle-onnx"))]
 fn read_contract(path: &Path, bytes: &[u8]) -> Result<(Card, Option<Graph>)> {
     let refused = |reason: String| ServeError::Source { path: path.into(), reason };
     let model = onnx::ModelProto::read(bytes).map_err(|error| refused(error.to_string()))?;

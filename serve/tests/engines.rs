@@ -164,3 +164,26 @@ fn a_file_without_our_contract_is_refused() {
     let error = Served::open(&foreign, &LoadOptions::default()).unwrap_err().to_string();
     assert!(error.contains("foreign.onnx") && error.contains("distill export"), "{error}");
 }
+
+#[cfg(feature = "candle-onnx")]
+#[tokio::test]
+async fn candle_onnx_answers_as_the_engine_does() {
+    let run = run();
+    let options = LoadOptions { engine: Some(EngineName::CandleOnnx), ..LoadOptions::default() };
+    let mut engine = Served::open(&exported(&run), &options).unwrap().engine().unwrap();
+    let pictures: Vec<u8> = (0..2).flat_map(pixels).collect();
+    let logits = engine.run(&pictures).unwrap().to_vec();
+    for (index, logits) in logits.chunks(5).enumerate() {
+        let (found, expected) = (softmax(logits), expected(&run, &pixels(index)));
+        let near = found.iter().zip(&expected).all(|(found, expected)| (found - expected).abs() < 1e-4);
+        assert!(near, "picture {index}: expected {expected:?}, found {found:?}");
+    }
+}
+
+#[cfg(not(feature = "candle-onnx"))]
+#[test]
+fn an_engine_that_is_not_in_the_build_says_how_to_get_it() {
+    let options = LoadOptions { engine: Some(EngineName::CandleOnnx), ..LoadOptions::default() };
+    let message = Served::open(&exported(&run()), &options).unwrap_err().to_string();
+    assert!(message.contains("--features candle-onnx"), "{message}");
+}

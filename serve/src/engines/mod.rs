@@ -1,14 +1,19 @@
 //! What runs a network for a server: one trait, a file per engine and one line of [`REGISTRY`] each. An engine that
 //! was asked for and is not there is an error; none stands in for another.
 
+#[cfg(feature = "candle-onnx")]
+mod candle_onnx;
 mod native;
 #[cfg(feature = "ort")]
 mod onnx_runtime;
+mod planes;
 
 use std::str::FromStr;
 
 use engine::Profile;
 
+#[cfg(feature = "candle-onnx")]
+pub use candle_onnx::CandleOnnx;
 pub use native::Native;
 #[cfg(feature = "ort")]
 pub use onnx_runtime::OnnxRuntime;
@@ -42,6 +47,8 @@ pub enum EngineName {
     Native,
     /// ONNX Runtime, its library sought when the program runs.
     Ort,
+    /// candle-onnx, a plain evaluator to compare with; a build feature.
+    CandleOnnx,
 }
 
 /// A line of the registry.
@@ -63,6 +70,11 @@ pub const REGISTRY: &[Entry] = &[
         summary: "this toolkit's own: runs and model.safetensors",
     },
     Entry { engine: EngineName::Ort, name: "ort", summary: "ONNX Runtime: .onnx files" },
+    Entry {
+        engine: EngineName::CandleOnnx,
+        name: "candle-onnx",
+        summary: "candle-onnx, to compare with: .onnx files (build feature candle-onnx)",
+    },
 ];
 
 impl EngineName {
@@ -71,6 +83,7 @@ impl EngineName {
         match self {
             EngineName::Native => "native",
             EngineName::Ort => "ort",
+            EngineName::CandleOnnx => "candle-onnx",
         }
     }
 }
