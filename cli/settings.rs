@@ -13,8 +13,8 @@ use crate::failure::{Failure, Result};
 #[derive(Clone, Debug, Default, Args, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Settings {
-    /// Pictures: synth (built in), cifar10, cifar100, a folder of class folders, or a Hugging Face image parquet
-    /// (file or folder); default synth
+    /// Pictures: synth (built in), cifar10, cifar100, stl10, ferplus, mnist, fashion-mnist, a folder of class folders,
+    /// or a Hugging Face image parquet (file or folder); default synth
     #[arg(long, value_name = "SOURCE", help_heading = "Data")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<String>,

@@ -3,7 +3,12 @@
 //! Sources list; this file decides the size, splits a test part off where there is none, and decodes on several
 //! threads. So every source treats broken pictures, memory and sizes alike.
 
-use std::{borrow::Cow, path::PathBuf};
+use std::{
+    borrow::Cow,
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+};
 
 use picture::{Info, Picture, PictureError, Resizer, Size};
 
@@ -28,6 +33,19 @@ pub enum Content {
     File(PathBuf),
     /// In memory, to be decoded.
     Encoded(Vec<u8>),
+    /// In a part of a file, to be read and decoded by the source.
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// Where the part begins.
+        offset: u64,
+        /// Bytes of the part.
+        length: usize,
+        /// What is known without reading it.
+        info: Info,
+        /// Its picture; `None` if it is none.
+        read: fn(&[u8]) -> Option<Picture>,
+    },
     /// In memory, decoded by the source.
     Decoded(Picture),
 }
@@ -71,6 +89,7 @@ pub struct Broken {
 enum Failure {
     Io(std::io::Error),
     Picture(PictureError),
+    Record,
 }
 
 impl std::fmt::Display for Failure {
@@ -78,8 +97,18 @@ impl std::fmt::Display for Failure {
         match self {
             Self::Io(error) => error.fmt(f),
             Self::Picture(error) => error.fmt(f),
+            Self::Record => f.write_str("no picture of this file's layout"),
         }
     }
+}
+
+/// A part of a file.
+fn part_of(path: &Path, offset: u64, length: usize) -> std::io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(offset))?;
+    let mut bytes = vec![0; length];
+    file.read_exact(&mut bytes)?;
+    Ok(bytes)
 }
 
 impl Item {
@@ -87,6 +116,9 @@ impl Item {
         match &self.content {
             Content::File(path) => std::fs::read(path).map(Cow::Owned).map_err(Failure::Io),
             Content::Encoded(bytes) => Ok(Cow::Borrowed(bytes)),
+            Content::Record { path, offset, length, .. } => {
+                part_of(path, *offset, *length).map(Cow::Owned).map_err(Failure::Io)
+            }
             Content::Decoded(picture) => Ok(Cow::Borrowed(&picture.pixels)),
         }
     }
@@ -96,6 +128,7 @@ impl Item {
             Content::Decoded(Picture { width, height, channels, .. }) => {
                 Ok(Info { width: *width, height: *height, channels: *channels, format: "decoded" })
             }
+            Content::Record { info, .. } => Ok(*info),
             _ => picture::probe(&self.bytes()?).map_err(Failure::Picture),
         }
     }
@@ -103,6 +136,7 @@ impl Item {
     fn decode(&self) -> Result<Cow<'_, Picture>, Failure> {
         match &self.content {
             Content::Decoded(picture) => Ok(Cow::Borrowed(picture)),
+            Content::Record { read, .. } => read(&self.bytes()?).map(Cow::Owned).ok_or(Failure::Record),
             _ => picture::decode(&self.bytes()?).map(Cow::Owned).map_err(Failure::Picture),
         }
     }

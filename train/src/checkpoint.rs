@@ -124,10 +124,17 @@ impl Checkpoint {
     /// # Errors
     /// [`TrainError::Malformed`] if the file is not one, or of another version.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(TrainError::file("reading", path))?;
+        Self::from_bytes(path, &std::fs::read(path).map_err(TrainError::file("reading", path))?)
+    }
+
+    /// The checkpoint that the bytes of a file hold; `path` is only what errors call it.
+    ///
+    /// # Errors
+    /// [`TrainError::Malformed`] if they are not one, or of another version.
+    pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self> {
         let wrong =
             |error: &dyn std::fmt::Display| TrainError::malformed(path, format!("not a checkpoint: {error}"));
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| wrong(&error))?;
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| wrong(&error))?;
         let state = header.metadata().as_ref().and_then(|metadata| metadata.get("state"));
         let state = state.ok_or_else(|| wrong(&"expected `state` in its metadata, found none"))?;
         let position: Position = serde_json::from_str(state).map_err(|error| wrong(&error))?;
@@ -135,7 +142,7 @@ impl Checkpoint {
             let reason = format!("expected version {VERSION} of the format, found {}", position.version);
             return Err(TrainError::malformed(path, reason));
         }
-        let tensors = SafeTensors::deserialize(&bytes).map_err(|error| wrong(&error))?;
+        let tensors = SafeTensors::deserialize(bytes).map_err(|error| wrong(&error))?;
         let group = |prefix: &str| group(&tensors, prefix);
         Ok(Self {
             position,

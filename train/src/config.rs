@@ -160,10 +160,17 @@ impl Config {
     /// # Errors
     /// [`TrainError::ConfigFile`] with line and column for a key that is unknown or of the wrong kind.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(TrainError::file("reading", path))?;
+        Self::from_toml(path, &std::fs::read_to_string(path).map_err(TrainError::file("reading", path))?)
+    }
+
+    /// The configuration that the text of a file holds; `path` is only what errors call it.
+    ///
+    /// # Errors
+    /// As [`Config::read`].
+    pub fn from_toml(path: &Path, text: &str) -> Result<Self> {
         let wrong =
             |error: toml::de::Error| TrainError::ConfigFile { path: path.into(), reason: error.to_string() };
-        toml::from_str(&text).map_err(wrong)
+        toml::from_str(text).map_err(wrong)
     }
 
     /// The text of a configuration file.

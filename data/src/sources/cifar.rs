@@ -81,6 +81,22 @@ pub const CIFAR100: Source = Source {
     },
 };
 
+/// The pictures that the bytes of a CIFAR-10 file hold; `path` is only what errors call it.
+///
+/// # Errors
+/// [`DataError::Malformed`] for bytes that are no whole records, or a label beyond the classes.
+pub fn cifar10(path: &Path, bytes: &[u8]) -> Result<Vec<Item>> {
+    CIFAR10_LAYOUT.parse(path, bytes)
+}
+
+/// The pictures that the bytes of a CIFAR-100 file hold; `path` is only what errors call it.
+///
+/// # Errors
+/// As [`cifar10`].
+pub fn cifar100(path: &Path, bytes: &[u8]) -> Result<Vec<Item>> {
+    CIFAR100_LAYOUT.parse(path, bytes)
+}
+
 impl Layout {
     fn list(&self, folder: &Path) -> Result<Listing> {
         let mut train = Vec::new();
@@ -92,9 +108,12 @@ impl Layout {
     }
 
     fn read(&self, path: &Path) -> Result<Vec<Item>> {
-        let bytes = std::fs::read(path).map_err(|error| DataError::io(path, error))?;
+        self.parse(path, &std::fs::read(path).map_err(|error| DataError::io(path, error))?)
+    }
+
+    fn parse(&self, path: &Path, bytes: &[u8]) -> Result<Vec<Item>> {
         let record = self.label_bytes + 3 * PLANE;
-        if bytes.is_empty() || bytes.len() % record != 0 {
+        if bytes.is_empty() || !bytes.len().is_multiple_of(record) {
             return Err(DataError::Malformed {
                 path: path.into(),
                 expected: format!("records of {record} bytes"),

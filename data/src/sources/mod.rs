@@ -6,8 +6,11 @@
 //! Never here: downloads, augmentation, the choice of labels.
 
 pub mod cifar;
+pub mod ferplus;
 pub mod folder;
+pub mod idx;
 pub mod parquet;
+pub mod stl10;
 pub mod synth;
 
 use std::path::{Path, PathBuf};
@@ -98,8 +101,17 @@ pub enum Place {
 }
 
 /// All sources. A path belongs to the first that recognizes it.
-pub const SOURCES: &[Source] =
-    &[synth::SOURCE, cifar::CIFAR10, cifar::CIFAR100, parquet::SOURCE, folder::SOURCE];
+pub const SOURCES: &[Source] = &[
+    synth::SOURCE,
+    cifar::CIFAR10,
+    cifar::CIFAR100,
+    stl10::SOURCE,
+    ferplus::SOURCE,
+    idx::MNIST,
+    idx::FASHION_MNIST,
+    parquet::SOURCE,
+    folder::SOURCE,
+];
 
 /// Reads a data set: a registered name or a path.
 ///
@@ -139,13 +151,15 @@ fn name_of(path: &Path) -> String {
     full.file_stem().map_or_else(|| full.display().to_string(), |name| name.to_string_lossy().into_owned())
 }
 
-/// Looks for a named source below the data folder, in any layout, and in the data folder in its own.
+/// Looks for a named source below the data folder, in its own layout or any other, and in the data folder in its own.
 fn find_named(source: &Source, options: &OpenOptions) -> Result<(String, Found)> {
     let Place::Path { holds, list: list_own, folders, expected } = source.place else {
         return Err(unknown(source.name));
     };
     let below: Vec<PathBuf> = folders.iter().map(|folder| options.data_dir.join(folder)).collect();
-    let found = if let Some(path) = below.iter().find(|path| path.exists()) {
+    let found = if let Some(path) = below.iter().find(|path| holds(path)) {
+        list_own(path, options)?
+    } else if let Some(path) = below.iter().find(|path| path.exists()) {
         list(path, options)?
     } else if holds(&options.data_dir) {
         list_own(&options.data_dir, options)?

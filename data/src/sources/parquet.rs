@@ -12,12 +12,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bytes::Bytes;
 use parquet::{
     basic::{LogicalType, Type},
     column::reader::{ColumnReader, ColumnReaderImpl},
     data_type::{ByteArray, DataType},
     errors::ParquetError,
-    file::reader::{FileReader, RowGroupReader, SerializedFileReader},
+    file::reader::{ChunkReader, FileReader, RowGroupReader, SerializedFileReader},
     schema::types::ColumnDescriptor,
 };
 use serde_json::Value;
@@ -131,9 +132,21 @@ struct Rows {
     items: Vec<Item>,
 }
 
-/// Reads a file. A damaged one is an error: the library's panics on damaged pages are caught.
 fn read(path: &Path, unlabeled: bool) -> Result<Rows> {
     let file = File::open(path).map_err(|error| DataError::io(path, error))?;
+    read_guarded(path, file, unlabeled)
+}
+
+/// The pictures that the bytes of a parquet file hold, and the class names; `path` is only what errors call it.
+///
+/// # Errors
+/// [`DataError::Malformed`] for bytes that are no parquet file, a damaged one, or one without pictures or labels.
+pub fn from_bytes(path: &Path, bytes: Vec<u8>) -> Result<(Vec<Item>, Vec<String>)> {
+    read_guarded(path, Bytes::from(bytes), false).map(|rows| (rows.items, rows.classes))
+}
+
+/// Reads a file. A damaged one is an error: the library's panics on damaged pages are caught.
+fn read_guarded(path: &Path, file: impl ChunkReader + 'static, unlabeled: bool) -> Result<Rows> {
     let read = std::panic::AssertUnwindSafe(|| read_open(path, file, unlabeled));
     std::panic::catch_unwind(read).unwrap_or_else(|_| Err(damaged(path, "pages that cannot be decoded")))
 }
@@ -146,7 +159,7 @@ fn damaged(path: &Path, found: impl std::fmt::Display) -> DataError {
     }
 }
 
-fn read_open(path: &Path, file: File, unlabeled: bool) -> Result<Rows> {
+fn read_open(path: &Path, file: impl ChunkReader + 'static, unlabeled: bool) -> Result<Rows> {
     let reader = SerializedFileReader::new(file).map_err(|error| damaged(path, error))?;
     let columns = reader.metadata().file_metadata().schema_descr_ptr();
     let picture =
