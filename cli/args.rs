@@ -33,7 +33,7 @@ pub enum Command {
     Eval(EvalArgs),
     /// Label pictures
     Predict(PredictArgs),
-    /// Write a run as ONNX or safetensors, and prove that the file answers as the network did
+    /// Write a run as ONNX, safetensors or a bundle, and prove that the file answers as the network did
     Export(ExportArgs),
     /// Answer over HTTP
     Serve(ServeArgs),
@@ -195,12 +195,17 @@ pub struct ExportArgs {
     /// Folder of a finished run, or a model.safetensors
     #[arg(value_name = "RUN|FILE")]
     pub model: PathBuf,
-    /// onnx, or safetensors; default what the extension of --out says, else onnx
-    #[arg(long, value_name = "FORMAT")]
-    pub format: Option<String>,
-    /// File to write; default model.onnx (or model.safetensors) in the run's folder
-    #[arg(short, long, value_name = "FILE")]
+    /// What to write: onnx, onnx-fp16, safetensors, safetensors-fp16; several, separated by commas; default what the
+    /// extension of --out says, else onnx
+    #[arg(long, value_name = "FORMAT", value_delimiter = ',')]
+    pub format: Vec<String>,
+    /// File to write, for several formats the folder; default model.onnx and so on in the run's folder
+    #[arg(short, long, value_name = "PATH")]
     pub out: Option<PathBuf>,
+    /// What an ONNX file takes: f32-nchw (values 0..1 in planes), or u8-nhwc (pixels; the way from them to planes is in
+    /// the file)
+    #[arg(long, value_name = "INPUT", default_value = "f32-nchw")]
+    pub input: String,
     /// Fail unless ONNX Runtime was there and agrees
     #[arg(long)]
     pub require_parity: bool,

@@ -27,6 +27,22 @@ pub enum ExportError {
         /// All formats.
         known: String,
     },
+    /// An input that is not written.
+    #[error("no input `{name}`{suggestion}; known: {known}")]
+    Input {
+        /// What was asked for.
+        name: String,
+        /// `; did you mean ...?`, or nothing.
+        suggestion: String,
+        /// All inputs.
+        known: String,
+    },
+    /// A folder where one file was to be written.
+    #[error("{path}: a bundle is a folder, expected a format of one file", path = path.display())]
+    Folder {
+        /// What was to be written.
+        path: PathBuf,
+    },
     /// A file that cannot be read or written.
     #[error("{path}: {source}", path = path.display())]
     File {

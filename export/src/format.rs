@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use models::bundle::FileRole;
+
 use crate::ExportError;
 
 /// A format.
@@ -9,23 +11,90 @@ use crate::ExportError;
 pub enum Format {
     /// The weights with their manifest: what `distill serve` and `--init` read.
     Safetensors,
+    /// The same with weights in half precision.
+    SafetensorsFp16,
     /// The network as ONNX, with its contract in the metadata.
     Onnx,
+    /// The same with weights in half precision.
+    OnnxFp16,
+    /// A folder of all that, with a manifest that says what each file is worth.
+    Bundle,
 }
 
-/// Every format with its name, which is also the file's extension, and what it is.
-pub const FORMATS: &[(Format, &str, &str)] = &[
-    (Format::Safetensors, "safetensors", "weights by torchvision's names, the manifest in the metadata"),
-    (Format::Onnx, "onnx", "the network with its contract, checked against the engine's answers"),
+/// A line of the registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Which format.
+    pub format: Format,
+    /// Its name in options.
+    pub name: &'static str,
+    /// What a file of it is called where nobody says otherwise.
+    pub file: &'static str,
+    /// What such a file is in a bundle.
+    pub role: FileRole,
+    /// What it is, in a line.
+    pub summary: &'static str,
+}
+
+/// Every format.
+pub const FORMATS: &[Entry] = &[
+    Entry {
+        format: Format::Safetensors,
+        name: "safetensors",
+        file: "model.safetensors",
+        role: FileRole::Weights,
+        summary: "weights by torchvision's names, the manifest in the metadata",
+    },
+    Entry {
+        format: Format::SafetensorsFp16,
+        name: "safetensors-fp16",
+        file: "model.fp16.safetensors",
+        role: FileRole::WeightsFp16,
+        summary: "the same with weights in half precision: half the file",
+    },
+    Entry {
+        format: Format::Onnx,
+        name: "onnx",
+        file: "model.onnx",
+        role: FileRole::Onnx,
+        summary: "the network with its contract, checked against the engine's answers",
+    },
+    Entry {
+        format: Format::OnnxFp16,
+        name: "onnx-fp16",
+        file: "model.fp16.onnx",
+        role: FileRole::OnnxFp16,
+        summary: "the same with weights in half precision, cast back where they are read: half the file",
+    },
+    Entry {
+        format: Format::Bundle,
+        name: "bundle",
+        file: "bundle",
+        role: FileRole::Other,
+        summary: "a folder of model.safetensors, model.onnx, manifest and card, see docs/format.md",
+    },
 ];
 
 impl Format {
-    /// Its name in options, and its files' extension.
+    /// Its line of the registry.
+    pub fn entry(self) -> &'static Entry {
+        // Every format has its line: a test goes through them.
+        FORMATS.iter().find(|entry| entry.format == self).unwrap_or(&FORMATS[0])
+    }
+
+    /// Its name in options.
     pub fn name(self) -> &'static str {
-        match self {
-            Format::Safetensors => "safetensors",
-            Format::Onnx => "onnx",
-        }
+        self.entry().name
+    }
+
+    /// What a file of it is called where nobody says otherwise.
+    pub fn file(self) -> &'static str {
+        self.entry().file
+    }
+
+    /// Whether files of it are ONNX.
+    pub fn is_onnx(self) -> bool {
+        self.entry().role.is_onnx()
     }
 }
 
@@ -33,9 +102,9 @@ impl FromStr for Format {
     type Err = ExportError;
 
     fn from_str(name: &str) -> Result<Self, ExportError> {
-        let names = || FORMATS.iter().map(|(_, name, _)| *name);
-        let found = FORMATS.iter().find(|(_, known, _)| *known == name);
-        found.map(|(format, _, _)| *format).ok_or_else(|| ExportError::Format {
+        let names = || FORMATS.iter().map(|entry| entry.name);
+        let found = FORMATS.iter().find(|entry| entry.name == name);
+        found.map(|entry| entry.format).ok_or_else(|| ExportError::Format {
             name: name.into(),
             suggestion: models::nearest::suggestion(name, names()),
             known: names().collect::<Vec<_>>().join(", "),
@@ -49,8 +118,8 @@ mod tests {
 
     #[test]
     fn every_format_is_found_by_its_name_and_a_slip_is_mended() {
-        for (format, name, _) in FORMATS {
-            assert_eq!((name.parse::<Format>().unwrap(), format.name()), (*format, *name));
+        for entry in FORMATS {
+            assert_eq!((entry.name.parse::<Format>().unwrap(), entry.format.entry()), (entry.format, entry));
         }
         let message = "onx".parse::<Format>().unwrap_err().to_string();
         assert!(message.contains("did you mean `onnx`?"), "{message}");

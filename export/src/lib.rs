@@ -9,14 +9,16 @@
 
 mod error;
 mod format;
+pub mod half;
+pub mod input;
 pub mod parity;
 mod run;
 pub mod writer;
 
 pub use error::ExportError;
-pub use format::{FORMATS, Format};
+pub use format::{Entry, FORMATS, Format};
 pub use parity::{Answer, Difference, Parity};
-pub use run::{Options, Report, Written, contract, export, export_network};
+pub use run::{Encoded, Options, Report, Written, contract, encode, export, export_network};
 
 /// Result of a call of this crate.
 pub type Result<T, E = ExportError> = std::result::Result<T, E>;

@@ -18,6 +18,10 @@ use crate::Result;
 pub const PICTURES: usize = 64;
 /// Largest difference between two logits that counts as the same, per unit of the largest logit (at least one unit).
 pub const TOLERANCE: f32 = 1e-4;
+/// The same for a file with weights in half precision, which are rounded by up to 2^-11 of themselves.
+pub const HALF_TOLERANCE: f32 = 1e-2;
+/// Name of this toolkit's engine in reports.
+pub const NATIVE: &str = "native";
 /// Name of ONNX Runtime in reports.
 pub const ONNX_RUNTIME: &str = "onnxruntime";
 /// Name of candle-onnx in reports.
@@ -57,23 +61,29 @@ pub struct Difference {
     pub pictures: usize,
     /// Largest difference between two logits.
     pub largest: f32,
-    /// What would still be the same: [`TOLERANCE`] times the largest logit, or times one if that is larger.
+    /// What would still be the same: the tolerance times the largest logit, or times one if that is larger.
     pub allowed: f32,
-    /// Pictures whose best class is another.
+    /// Pictures whose best class is another; where a file may be off by more than [`TOLERANCE`], only those to which the
+    /// difference that is allowed does not explain it.
     pub other_class: usize,
 }
 
 impl Difference {
     /// Compares two sets of logits of `classes` each; anything not finite is infinitely far away.
     pub fn between(expected: &[f32], found: &[f32], classes: usize) -> Self {
-        let pictures = expected.len() / classes.max(1);
+        Self::within(TOLERANCE, expected, found, classes)
+    }
+
+    /// The same where another tolerance holds.
+    pub fn within(tolerance: f32, expected: &[f32], found: &[f32], classes: usize) -> Self {
+        let classes = classes.max(1);
         let largest =
             if expected.len() == found.len() { largest_difference(expected, found) } else { f32::INFINITY };
-        let scale = expected.iter().fold(1.0_f32, |scale, logit| scale.max(logit.abs()));
-        let best = |logits: &[f32]| logits.chunks(classes.max(1)).map(best_class).collect::<Vec<_>>();
-        let pairs = best(expected).into_iter().zip(best(found));
-        let other_class = pairs.filter(|(expected, found)| expected != found).count();
-        Self { pictures, largest, allowed: TOLERANCE * scale, other_class }
+        let allowed = tolerance * expected.iter().fold(1.0_f32, |scale, logit| scale.max(logit.abs()));
+        let tie = if tolerance > TOLERANCE { 2.0 * allowed } else { 0.0 };
+        let pairs = expected.chunks(classes).zip(found.chunks(classes));
+        let other_class = pairs.filter(|(expected, found)| other_class(expected, found, tie)).count();
+        Self { pictures: expected.len() / classes, largest, allowed, other_class }
     }
 
     /// Whether this counts as the same.
@@ -88,6 +98,12 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
         0.0,
         |largest, difference| if difference.is_nan() { f32::INFINITY } else { largest.max(difference) },
     )
+}
+
+/// Whether `found` has another best class, and one that is more than `tie` behind.
+fn other_class(expected: &[f32], found: &[f32], tie: f32) -> bool {
+    let (best, other) = (best_class(expected), best_class(found));
+    best != other && expected.get(other).is_none_or(|behind| expected[best] - behind > tie)
 }
 
 fn best_class(logits: &[f32]) -> usize {
@@ -127,40 +143,59 @@ pub struct Parity {
     pub answer: Answer,
 }
 
-/// Asks every runtime the same pictures as `model`.
+/// Asks every runtime the same pictures as `model`; their answers may be `tolerance` away, [`TOLERANCE`] for a file in
+/// single precision.
 ///
 /// `real` holds pictures of the network's size, HWC, which take the place of as many procedural ones.
 ///
 /// # Errors
 /// If the engine itself fails, or a library named by `ort_lib` or `ORT_DYLIB_PATH` does not load.
-pub fn check(model: &mut Model, file: &[u8], real: &[u8], ort_lib: Option<&Path>) -> Result<Vec<Parity>> {
+pub fn check(
+    model: &mut Model,
+    file: &[u8],
+    real: &[u8],
+    tolerance: f32,
+    ort_lib: Option<&Path>,
+) -> Result<Vec<Parity>> {
     let shape = model.graph().input_shape();
     let pictures =
         [&real[..real.len().min(PICTURES * shape.elements())], &varied_pictures(shape, PICTURES)].concat();
-    let question = Question::new(model, &pictures[..PICTURES * shape.elements()])?;
+    let question = Question::new(model, &pictures[..PICTURES * shape.elements()], tolerance)?;
     let onnx_runtime =
         Parity { runtime: ONNX_RUNTIME.into(), answer: question.ask_onnx_runtime(file, ort_lib)? };
     let candle = Parity { runtime: CANDLE_ONNX.into(), answer: question.ask_candle(file) };
     Ok(vec![onnx_runtime, candle])
 }
 
-/// Pictures as a runtime takes them, and the engine's logits for them.
-struct Question {
-    shape: Shape,
-    images: Vec<f32>,
-    expected: Vec<f32>,
-    classes: usize,
+/// Asks two networks of the engine the same procedural pictures.
+///
+/// # Errors
+/// The engine's.
+pub fn compare(expected: &mut Model, found: &mut Model, tolerance: f32) -> Result<Answer> {
+    let pictures = varied_pictures(expected.graph().input_shape(), PICTURES);
+    let question = Question::new(expected, &pictures, tolerance)?;
+    let logits = found.run(Images::U8(&pictures))?;
+    Ok(question.judge(logits))
 }
 
-impl Question {
-    fn new(model: &mut Model, pictures: &[u8]) -> Result<Self> {
+/// Pictures, and the engine's logits for them.
+struct Question<'p> {
+    shape: Shape,
+    pictures: &'p [u8],
+    expected: Vec<f32>,
+    classes: usize,
+    tolerance: f32,
+}
+
+impl<'p> Question<'p> {
+    fn new(model: &mut Model, pictures: &'p [u8], tolerance: f32) -> Result<Self> {
         let shape = model.graph().input_shape();
         let mut expected = Vec::new();
         for batch in batches(pictures, shape.elements()) {
             expected.extend_from_slice(model.run(Images::U8(batch))?);
         }
         let classes = expected.len() / PICTURES;
-        Ok(Self { shape, images: planes(pictures, shape), expected, classes })
+        Ok(Self { shape, pictures, expected, classes, tolerance })
     }
 
     fn ask_onnx_runtime(&self, file: &[u8], ort_lib: Option<&Path>) -> Result<Answer> {
@@ -178,7 +213,7 @@ impl Question {
             Err(OnnxError::Runtime { message, .. }) => return Ok(Answer::Fails { reason: message }),
             Err(error) => return Err(error.into()),
         };
-        Ok(self.compare(|batch| session.run(batch).map(<[f32]>::to_vec)))
+        Ok(self.compare(|batch| session.run_pixels(batch).map(<[f32]>::to_vec)))
     }
 
     #[cfg(feature = "candle-onnx")]
@@ -188,9 +223,8 @@ impl Question {
             Err(error) => return refusal(error),
         };
         let [height, width] = self.shape.spatial();
-        let shape =
-            |batch: &[f32]| [batch.len() / self.shape.elements(), self.shape.channels(), height, width];
-        self.compare(|batch| session.run(batch, shape(batch)))
+        let picture = [self.shape.channels(), height, width];
+        self.compare(|batch| session.run_pixels(batch, picture))
     }
 
     #[cfg(not(feature = "candle-onnx"))]
@@ -201,15 +235,19 @@ impl Question {
         }
     }
 
-    fn compare(&self, mut run: impl FnMut(&[f32]) -> onnx::Result<Vec<f32>>) -> Answer {
+    fn compare(&self, mut run: impl FnMut(&[u8]) -> onnx::Result<Vec<f32>>) -> Answer {
         let mut found = Vec::new();
-        for batch in batches(&self.images, self.shape.elements()) {
+        for batch in batches(self.pictures, self.shape.elements()) {
             match run(batch) {
                 Ok(logits) => found.extend(logits),
                 Err(error) => return refusal(error),
             }
         }
-        let difference = Difference::between(&self.expected, &found, self.classes);
+        self.judge(&found)
+    }
+
+    fn judge(&self, found: &[f32]) -> Answer {
+        let difference = Difference::within(self.tolerance, &self.expected, found, self.classes);
         if difference.agrees() { Answer::Agrees(difference) } else { Answer::Differs(difference) }
     }
 }
@@ -226,18 +264,6 @@ fn refusal(error: OnnxError) -> Answer {
 fn batches<T>(values: &[T], elements: usize) -> impl Iterator<Item = &[T]> {
     let (first, rest) = values.split_at(elements.min(values.len()));
     std::iter::once(first).chain(rest.chunks(9 * elements))
-}
-
-/// HWC pixels as CHW values 0..1.
-pub fn planes(pixels: &[u8], shape: Shape) -> Vec<f32> {
-    let channels = shape.channels();
-    let mut images = Vec::with_capacity(pixels.len());
-    for picture in pixels.chunks(shape.elements()) {
-        for channel in 0..channels {
-            images.extend(picture[channel..].iter().step_by(channels).map(|&pixel| f32::from(pixel) / 255.0));
-        }
-    }
-    images
 }
 
 /// `count` procedural pictures, HWC: noise, gradients, disks, stripes and flat colors by turns, no two alike.
@@ -324,10 +350,11 @@ mod tests {
     }
 
     #[test]
-    fn planes_are_channels_first() {
-        let shape = Shape::Map { channels: 3, height: 1, width: 2 };
-        let images = planes(&[255, 0, 51, 0, 102, 204], shape);
-        assert_eq!(images, [1.0, 0.0, 0.0, 0.4, 0.2, 0.8]);
+    fn a_tie_within_a_wide_tolerance_is_no_other_class() {
+        let (expected, found) = ([1.0, 1.005, 0.0], [1.005, 1.0, 0.0]);
+        assert!(Difference::within(0.01, &expected, &found, 3).agrees());
+        let far = Difference::within(0.01, &[1.0, 1.03, 0.0], &[1.009, 1.0, 0.0], 3);
+        assert_eq!(far.other_class, 1, "{far:?}");
     }
 
     #[test]

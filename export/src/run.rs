@@ -3,22 +3,24 @@
 use std::path::{Path, PathBuf};
 
 use engine::{Device, Model, Runtime};
-use models::file::{sha256, to_bytes, write_atomically};
+use models::file::{Precision, sha256, to_bytes, to_bytes_in, write_atomically};
 use models::{Graph, Manifest, Weights};
-use onnx::{Contract, Input};
+use onnx::{Contract, Element, Input};
 use serde::{Deserialize, Serialize};
 
 use crate::parity::{self, Answer, ONNX_RUNTIME};
 use crate::writer::onnx_model;
-use crate::{ExportError, Format, Parity, Result};
+use crate::{ExportError, Format, Parity, Result, half, input};
 
 /// What is exported, and how.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     /// The format.
     pub format: Format,
-    /// The file to write; `model.FORMAT` beside the run's weights if not given.
+    /// The file to write; [`Format::file`] beside the run's weights if not given.
     pub out: Option<PathBuf>,
+    /// What an ONNX file takes.
+    pub input: Element,
     /// Whether ONNX Runtime has to confirm an ONNX file.
     pub require_parity: bool,
     /// ONNX Runtime's library, or the folder that holds it; sought if not given.
@@ -32,7 +34,15 @@ pub struct Options {
 impl Options {
     /// An export to `format` with nothing else asked for.
     pub fn new(format: Format) -> Self {
-        Self { format, out: None, require_parity: false, ort_lib: None, pictures: Vec::new(), threads: 0 }
+        Self {
+            format,
+            out: None,
+            input: Element::Float32,
+            require_parity: false,
+            ort_lib: None,
+            pictures: Vec::new(),
+            threads: 0,
+        }
     }
 }
 
@@ -41,7 +51,7 @@ impl Options {
 pub struct Report {
     /// The files.
     pub files: Vec<Written>,
-    /// The answers of the runtimes that were asked; none for safetensors.
+    /// The answers of the runtimes that were asked; none for safetensors in single precision.
     pub parity: Vec<Parity>,
 }
 
@@ -56,15 +66,29 @@ pub struct Written {
     pub sha256: String,
 }
 
-/// Exports a run's folder or a `model.safetensors`.
+/// A file's bytes that no runtime contradicts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Encoded {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// The answers of the runtimes that were asked.
+    pub parity: Vec<Parity>,
+}
+
+/// The file that holds the network of a run's folder or a `model.safetensors`.
+pub fn weights_file(source: &Path) -> PathBuf {
+    if source.is_dir() { source.join(Format::Safetensors.file()) } else { source.to_path_buf() }
+}
+
+/// Exports a run's folder or a `model.safetensors` as one file; a bundle is [`crate::bundle`]'s.
 ///
 /// # Errors
 /// [`ExportError::Source`] for what is neither, [`ExportError::Differs`] and [`ExportError::ParityRequired`] for a
 /// file that was not confirmed and therefore not written.
 pub fn export(source: &Path, options: &Options) -> Result<Report> {
-    let file = if source.is_dir() { source.join("model.safetensors") } else { source.to_path_buf() };
+    let file = weights_file(source);
     let (manifest, weights) = models::load(&file)?;
-    let out = options.out.clone().unwrap_or_else(|| file.with_extension(options.format.name()));
+    let out = options.out.clone().unwrap_or_else(|| file.with_file_name(options.format.file()));
     export_network(&manifest, &weights, &out, options)
 }
 
@@ -78,31 +102,69 @@ pub fn export_network(
     out: &Path,
     options: &Options,
 ) -> Result<Report> {
-    let graph = manifest.graph()?;
-    let stored = to_bytes(manifest, weights)?;
-    let (bytes, parity) = match options.format {
-        Format::Safetensors => (stored, Vec::new()),
-        Format::Onnx => confirmed(manifest, &graph, weights, &sha256(&stored), out, options)?,
-    };
-    write_atomically(out, &bytes).map_err(|source| ExportError::File { path: out.into(), source })?;
-    let written = Written { path: out.into(), bytes: bytes.len() as u64, sha256: sha256(&bytes) };
-    Ok(Report { files: vec![written], parity })
+    let Encoded { bytes, parity } = encode(manifest, weights, out, options)?;
+    Ok(Report { files: vec![write(out, &bytes)?], parity })
 }
 
-/// An ONNX file's bytes that no runtime contradicts.
-fn confirmed(
-    manifest: &Manifest,
-    graph: &Graph,
-    weights: &Weights,
-    weights_sha256: &str,
-    out: &Path,
-    options: &Options,
-) -> Result<(Vec<u8>, Vec<Parity>)> {
-    let bytes = onnx_model(graph, weights, &contract(manifest, weights_sha256)?)?.bytes();
-    let mut model = Model::new(graph, weights, &Runtime::new(Device::Cpu, options.threads)?)?;
-    let parity = parity::check(&mut model, &bytes, &options.pictures, options.ort_lib.as_deref())?;
-    judge(&parity, out, options.require_parity)?;
-    Ok((bytes, parity))
+/// Writes a file atomically.
+///
+/// # Errors
+/// The system's.
+pub fn write(out: &Path, bytes: &[u8]) -> Result<Written> {
+    write_atomically(out, bytes).map_err(|source| ExportError::File { path: out.into(), source })?;
+    Ok(Written { path: out.into(), bytes: bytes.len() as u64, sha256: sha256(bytes) })
+}
+
+/// The bytes of a network's file, confirmed as far as there is somebody to ask; nothing is written. `out` is what errors
+/// call the file.
+///
+/// # Errors
+/// As [`export`].
+pub fn encode(manifest: &Manifest, weights: &Weights, out: &Path, options: &Options) -> Result<Encoded> {
+    let encoded = match options.format {
+        Format::Safetensors => {
+            return Ok(Encoded { bytes: to_bytes(manifest, weights)?, parity: Vec::new() });
+        }
+        Format::SafetensorsFp16 => half_weights(manifest, weights, options)?,
+        Format::Onnx => onnx_file(manifest, weights, parity::TOLERANCE, options)?,
+        Format::OnnxFp16 => onnx_file(manifest, weights, parity::HALF_TOLERANCE, options)?,
+        Format::Bundle => return Err(ExportError::Folder { path: out.into() }),
+    };
+    judge(&encoded.parity, out, options)?;
+    Ok(encoded)
+}
+
+/// Weights in half precision, held against the engine on the weights that they were made from.
+fn half_weights(manifest: &Manifest, weights: &Weights, options: &Options) -> Result<Encoded> {
+    let bytes = to_bytes_in(manifest, weights, Precision::Half)?;
+    let (_, rounded) = models::file::from_bytes(&bytes)?;
+    let graph = manifest.graph()?;
+    let mut asked = native(&graph, weights, options)?;
+    let answer =
+        parity::compare(&mut asked, &mut native(&graph, &rounded, options)?, parity::HALF_TOLERANCE)?;
+    Ok(Encoded { bytes, parity: vec![Parity { runtime: parity::NATIVE.into(), answer }] })
+}
+
+fn onnx_file(manifest: &Manifest, weights: &Weights, tolerance: f32, options: &Options) -> Result<Encoded> {
+    let graph = manifest.graph()?;
+    let mut said = contract(manifest, &sha256(&to_bytes(manifest, weights)?))?;
+    let Input { channels, height, width, ref fit, .. } = said.input;
+    said.input = Input::of(options.input, [channels, height, width], fit);
+    let mut model = onnx_model(&graph, weights, &said)?;
+    if options.input == Element::Uint8 {
+        input::take_pixels(&mut model, graph.input_shape());
+    }
+    if options.format == Format::OnnxFp16 {
+        half::store_half(&mut model)?;
+    }
+    let (bytes, mut engine) = (model.bytes(), native(&graph, weights, options)?);
+    let parity =
+        parity::check(&mut engine, &bytes, &options.pictures, tolerance, options.ort_lib.as_deref())?;
+    Ok(Encoded { bytes, parity })
+}
+
+fn native(graph: &Graph, weights: &Weights, options: &Options) -> Result<Model> {
+    Ok(Model::new(graph, weights, &Runtime::new(Device::Cpu, options.threads)?)?)
 }
 
 /// What the file says of itself.
@@ -126,7 +188,7 @@ pub fn contract(manifest: &Manifest, weights_sha256: &str) -> Result<Contract> {
     })
 }
 
-fn judge(parity: &[Parity], out: &Path, required: bool) -> Result<()> {
+fn judge(parity: &[Parity], out: &Path, options: &Options) -> Result<()> {
     for parity in parity {
         if matches!(parity.answer, Answer::Differs(_) | Answer::Fails { .. }) {
             return Err(ExportError::Differs { path: out.into(), parity: parity.clone() });
@@ -134,7 +196,7 @@ fn judge(parity: &[Parity], out: &Path, required: bool) -> Result<()> {
     }
     let confirmation = parity.iter().find(|parity| parity.runtime == ONNX_RUNTIME);
     match confirmation {
-        Some(parity) if required && !matches!(parity.answer, Answer::Agrees(_)) => {
+        Some(parity) if options.require_parity && !matches!(parity.answer, Answer::Agrees(_)) => {
             Err(ExportError::ParityRequired { path: out.into(), parity: parity.clone() })
         }
         _ => Ok(()),
@@ -154,20 +216,21 @@ mod tests {
     fn who_differs_stops_the_export_and_who_is_missing_only_if_required() {
         let difference = Difference { pictures: 64, largest: 0.1, allowed: 1e-4, other_class: 3 };
         let out = Path::new("model.onnx");
+        let (may, must) = (Options::new(Format::Onnx), Options::new(Format::Onnx));
+        let must = Options { require_parity: true, ..must };
         let missing =
             || said(ONNX_RUNTIME, Answer::NotInstalled { reason: "nowhere".into(), command: "pip".into() });
         let lacking = || said("candle-onnx", Answer::CannotRun { ops: vec!["HardSigmoid".into()] });
         let agreeing = || said(ONNX_RUNTIME, Answer::Agrees(difference));
-        assert!(judge(&[missing(), lacking()], out, false).is_ok());
-        assert!(judge(&[agreeing(), lacking()], out, true).is_ok());
-        let error = judge(&[missing(), lacking()], out, true).unwrap_err().to_string();
+        assert!(judge(&[missing(), lacking()], out, &may).is_ok());
+        assert!(judge(&[agreeing(), lacking()], out, &must).is_ok());
+        let error = judge(&[missing(), lacking()], out, &must).unwrap_err().to_string();
         assert!(
             error.contains("expected onnxruntime to agree") && error.contains("not installed"),
             "{error}"
         );
         for answer in [Answer::Differs(difference), Answer::Fails { reason: "no".into() }] {
-            let error =
-                judge(&[agreeing(), said("candle-onnx", answer)], out, false).unwrap_err().to_string();
+            let error = judge(&[agreeing(), said("candle-onnx", answer)], out, &may).unwrap_err().to_string();
             assert!(error.contains("candle-onnx") && error.contains("model.onnx was not written"), "{error}");
         }
     }

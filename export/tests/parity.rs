@@ -6,13 +6,14 @@
 mod found;
 
 use engine::{Device, Images, Model, Runtime};
-use export::parity::{CANDLE_ONNX, ONNX_RUNTIME, check, planes, varied_pictures};
+use export::parity::{CANDLE_ONNX, ONNX_RUNTIME, TOLERANCE, check, varied_pictures};
 use export::writer::onnx_model;
 use export::{Answer, ExportError, Format, Options, Parity, contract, export, export_network};
 use models::{
     Activation, BatchNorm, Conv2d, Fit, Graph, GraphError, Linear, Manifest, Op, Pool2d, Task, Weights,
     formula,
 };
+use onnx::pixels::planes;
 use onnx::runtime::{OrtOptions, OrtSession};
 use onnx::{Contract, ModelProto};
 
@@ -111,7 +112,7 @@ fn operations_that_no_zoo_network_combines_agree() {
     let kept: Vec<&str> = norms.map(|node| node.name.as_str()).collect();
     assert_eq!(kept, ["stem_bn", "after_add", "alone_bn"], "the others are folded");
     let mut model = Model::new(&graph, &weights, &Runtime::new(Device::Cpu, 1).unwrap()).unwrap();
-    let parity = check(&mut model, &file.bytes(), &[], Some(&found::library().path)).unwrap();
+    let parity = check(&mut model, &file.bytes(), &[], TOLERANCE, Some(&found::library().path)).unwrap();
     assert!(matches!(answer(&parity, ONNX_RUNTIME), Answer::Agrees(_)), "{parity:?}");
 }
 
@@ -153,7 +154,7 @@ fn another_networks_file_differs() {
     others.get_mut("fc.bias").unwrap().data[3] += 0.5;
     let file = onnx_model(&graph, &others, &contract(&manifest, "").unwrap()).unwrap().bytes();
     let mut model = Model::new(&graph, &weights, &Runtime::new(Device::Cpu, 1).unwrap()).unwrap();
-    let parity = check(&mut model, &file, &[], Some(&found::library().path)).unwrap();
+    let parity = check(&mut model, &file, &[], TOLERANCE, Some(&found::library().path)).unwrap();
     let Answer::Differs(difference) = answer(&parity, ONNX_RUNTIME) else { panic!("{parity:?}") };
     assert!((difference.largest - 0.5).abs() < 1e-3, "{difference:?}");
 }
@@ -180,7 +181,7 @@ fn real_pictures_take_the_place_of_procedural_ones() {
     let mut model = Model::new(&graph, &weights, &Runtime::new(Device::Cpu, 1).unwrap()).unwrap();
     let real: Vec<u8> = (0..70).flat_map(|index| formula::picture(index, 3, 16, 16)).collect();
     for pictures in [&real[..], &real[..3 * 768], &[]] {
-        let parity = check(&mut model, &file, pictures, Some(&found::library().path)).unwrap();
+        let parity = check(&mut model, &file, pictures, TOLERANCE, Some(&found::library().path)).unwrap();
         let Answer::Agrees(difference) = answer(&parity, ONNX_RUNTIME) else { panic!("{parity:?}") };
         assert_eq!(difference.pictures, 64);
     }
@@ -197,7 +198,7 @@ fn a_batch_of_any_size_is_taken_and_what_is_no_picture_is_refused() {
     for count in [1, 5] {
         let pictures = varied_pictures(shape, count);
         let expected = model.run(Images::U8(&pictures)).unwrap().to_vec();
-        let found = session.run(&planes(&pictures, shape)).unwrap();
+        let found = session.run(&planes(&pictures, [3, 16, 16])).unwrap();
         assert!(expected.iter().zip(found).all(|(a, b)| (a - b).abs() < 1e-4) && found.len() == 10 * count);
     }
     let error = session.run(&[0.0; 100]).unwrap_err().to_string();

@@ -6,9 +6,10 @@
 
 mod found;
 
-use export::parity::{Difference, planes};
+use export::parity::Difference;
 use export::writer::onnx_model;
 use models::{Task, formula, zoo};
+use onnx::pixels::planes;
 use onnx::runtime::{OrtOptions, OrtSession};
 use onnx::{Contract, Input, ModelProto};
 use serde::Deserialize;
@@ -47,7 +48,7 @@ fn written(name: &str, network: &Network, fixture: &Fixture) -> ModelProto {
 fn images(fixture: &Fixture) -> Vec<f32> {
     let Fixture { channels, size, .. } = *fixture;
     let pixels = (0..fixture.pictures).flat_map(|index| formula::picture(index, channels, size, size));
-    planes(&pixels.collect::<Vec<_>>(), models::Shape::Map { channels, height: size, width: size })
+    planes(&pixels.collect::<Vec<_>>(), [channels, size, size])
 }
 
 fn check(name: &str) {

@@ -14,7 +14,7 @@ use safetensors::{Dtype, SafeTensors, View};
 use sha2::{Digest, Sha256};
 
 use crate::manifest::{FORMAT, ManifestError};
-use crate::{Array, Manifest, Weights};
+use crate::{Array, Manifest, Weights, half};
 
 /// Key of the manifest in the safetensors metadata.
 pub const METADATA_KEY: &str = "distill";
@@ -117,14 +117,41 @@ pub fn load_foreign(path: &Path) -> Result<Weights, FileError> {
 /// # Errors
 /// [`FormatError::Manifest`] if the weights are not the manifest's.
 pub fn to_bytes(manifest: &Manifest, weights: &Weights) -> Result<Vec<u8>, FormatError> {
+    to_bytes_in(manifest, weights, Precision::Single)
+}
+
+/// The same with weights stored in `precision`.
+///
+/// # Errors
+/// As [`to_bytes`]; [`FormatError::Tensor`] for a value that half precision cannot hold.
+pub fn to_bytes_in(
+    manifest: &Manifest,
+    weights: &Weights,
+    precision: Precision,
+) -> Result<Vec<u8>, FormatError> {
     manifest.graph_for(weights)?;
+    for (name, array) in weights.iter().filter(|(_, array)| precision.of(array) == Dtype::F16) {
+        check_range(name, array)?;
+    }
     let json =
         serde_json::to_string(manifest).map_err(|error| FormatError::Json { reason: error.to_string() })?;
     // one key: a map of several has no order, and the bytes would differ from run to run
     let metadata = HashMap::from([(METADATA_KEY.to_string(), json)]);
-    let arrays = weights.iter().map(|(name, array)| (name, Stored(array)));
+    let arrays = weights.iter().map(|(name, array)| (name, Stored(array, precision.of(array))));
     safetensors::serialize(arrays, Some(metadata))
         .map_err(|error| FormatError::Safetensors(error.to_string()))
+}
+
+/// Refuses what would become infinite in half precision.
+fn check_range(name: &str, array: &Array) -> Result<(), FormatError> {
+    match array.data.iter().find(|value| !half::holds(**value)) {
+        None => Ok(()),
+        Some(value) => Err(FormatError::Tensor {
+            key: name.into(),
+            expected: "values within +-65504 for half precision",
+            found: value.to_string(),
+        }),
+    }
 }
 
 /// The network that these bytes hold.
@@ -161,7 +188,7 @@ fn read(name: &str, tensor: &TensorView<'_>) -> Result<Array, FormatError> {
     let data: Vec<f32> = match tensor.dtype() {
         Dtype::F32 => decode(tensor.data(), f32::from_le_bytes),
         Dtype::F64 => decode(tensor.data(), |bytes| f64::from_le_bytes(bytes) as f32),
-        Dtype::F16 => decode(tensor.data(), |bytes| half(u16::from_le_bytes(bytes))),
+        Dtype::F16 => decode(tensor.data(), |bytes| half::decode(u16::from_le_bytes(bytes))),
         Dtype::BF16 => decode(tensor.data(), |[low, high]| f32::from_le_bytes([0, 0, low, high])),
         other => {
             let (key, expected) = (name.to_string(), "F32, F64, F16 or BF16");
@@ -175,24 +202,28 @@ fn decode<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32) -> Vec<f
     bytes.as_chunks::<N>().0.iter().map(|chunk| value(*chunk)).collect()
 }
 
-/// IEEE half precision, exactly.
-fn half(bits: u16) -> f32 {
-    let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
-    let fraction = f32::from(bits & 0x3ff) / 1024.0;
-    match bits >> 10 & 0x1f {
-        0 => sign * fraction * 2f32.powi(-14),
-        0x1f if fraction == 0.0 => sign * f32::INFINITY,
-        0x1f => f32::NAN,
-        exponent => sign * (1.0 + fraction) * 2f32.powi(i32::from(exponent) - 15),
+/// How weights are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// All in single precision.
+    #[default]
+    Single,
+    /// Weights of convolutions and linear layers in half precision; biases and norms, which are few, as they are.
+    Half,
+}
+
+impl Precision {
+    fn of(self, array: &Array) -> Dtype {
+        if self == Precision::Half && array.shape.len() > 1 { Dtype::F16 } else { Dtype::F32 }
     }
 }
 
 /// An array as safetensors stores it: little-endian.
-struct Stored<'a>(&'a Array);
+struct Stored<'a>(&'a Array, Dtype);
 
 impl View for Stored<'_> {
     fn dtype(&self) -> Dtype {
-        Dtype::F32
+        self.1
     }
 
     fn shape(&self) -> &[usize] {
@@ -200,11 +231,15 @@ impl View for Stored<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        self.0.data.iter().flat_map(|value| value.to_le_bytes()).collect()
+        let values = self.0.data.iter();
+        match self.1 {
+            Dtype::F16 => values.flat_map(|&value| half::encode(value).to_le_bytes()).collect(),
+            _ => values.flat_map(|value| value.to_le_bytes()).collect(),
+        }
     }
 
     fn data_len(&self) -> usize {
-        4 * self.0.data.len()
+        self.0.data.len() * if self.1 == Dtype::F16 { 2 } else { 4 }
     }
 }
 
@@ -302,7 +337,7 @@ mod tests {
                 let end = start + header[start..].find([',', '}']).unwrap();
                 let json = format!("{}{value}{}", &header[..start], &header[end..]);
                 let metadata = HashMap::from([(METADATA_KEY.to_string(), json)]);
-                let arrays = weights.iter().map(|(name, array)| (name, Stored(array)));
+                let arrays = weights.iter().map(|(name, array)| (name, Stored(array, Dtype::F32)));
                 let bytes = safetensors::serialize(arrays, Some(metadata)).unwrap();
                 assert!(from_bytes(&bytes).is_err(), "{key} = {value}");
             }
@@ -312,7 +347,7 @@ mod tests {
     #[test]
     fn a_foreign_file_says_how_to_use_it() {
         let (_, weights) = network();
-        let arrays = weights.iter().map(|(name, array)| (name, Stored(array)));
+        let arrays = weights.iter().map(|(name, array)| (name, Stored(array, Dtype::F32)));
         let bytes = safetensors::serialize(arrays, None).unwrap();
         assert!(from_bytes(&bytes).unwrap_err().to_string().contains("--init FILE"));
         assert_eq!(foreign_from_bytes(&bytes).unwrap(), weights);
@@ -344,11 +379,31 @@ mod tests {
     }
 
     #[test]
-    fn halves_at_the_edges() {
-        assert_eq!(half(0x7bff), 65504.0);
-        assert_eq!(half(0xfc00), f32::NEG_INFINITY);
-        assert!(half(0x7c01).is_nan());
-        assert_eq!(half(0x8000).to_bits(), (-0.0f32).to_bits());
+    fn weights_in_half_precision_are_half_as_large_and_read_back_rounded() {
+        let (manifest, weights) = network();
+        let (single, half) =
+            (to_bytes(&manifest, &weights), to_bytes_in(&manifest, &weights, Precision::Half));
+        let (single, half) = (single.unwrap(), half.unwrap());
+        let (back, rounded) = from_bytes(&half).unwrap();
+        assert_eq!(back, manifest);
+        let elements: usize = weights.values().filter(|a| a.shape.len() > 1).map(|a| a.data.len()).sum();
+        let header = |bytes: &[u8]| u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        assert_eq!(single.len() - header(&single), half.len() - header(&half) + 2 * elements);
+        for (name, array) in &weights {
+            let near = |(a, b): (&f32, &f32)| (a - b).abs() <= a.abs() / 2048.0 + 2f32.powi(-25);
+            assert!(array.data.iter().zip(&rounded[name].data).all(near), "{name}");
+            assert_eq!(array.data == rounded[name].data, array.shape.len() == 1, "{name}");
+        }
+        // The same rounding once more changes nothing.
+        assert_eq!(to_bytes_in(&manifest, &rounded, Precision::Half).unwrap(), half);
+    }
+
+    #[test]
+    fn a_weight_that_half_precision_cannot_hold_is_named() {
+        let (manifest, mut weights) = network();
+        weights.get_mut("fc.weight").unwrap().data[1] = -7e4;
+        let message = to_bytes_in(&manifest, &weights, Precision::Half).unwrap_err().to_string();
+        assert!(message.contains("`fc.weight`") && message.contains("found -70000"), "{message}");
     }
 
     #[test]

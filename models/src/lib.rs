@@ -20,6 +20,7 @@ pub mod file;
 pub mod fit;
 pub mod formula;
 pub mod graph;
+pub mod half;
 pub mod init;
 pub mod machine;
 pub mod manifest;

@@ -5,20 +5,25 @@
 //! |---|---|
 //! | `distill.format` | `1` |
 //! | `distill.labels` | JSON array of class names, by index |
-//! | `distill.input` | JSON object: `name`, `channels`, `height`, `width`, `color` (`rgb`, `gray`), `layout` (`NCHW`), `range` (`[0, 1]`), `fit` (`stretch`, `crop`), `resize` (`bilinear-antialias`) |
+//! | `distill.input` | JSON object: `name`, `channels`, `height`, `width`, `color` (`rgb`, `gray`), `type` (`float32`, `uint8`), `layout` (`NCHW`, `NHWC`), `range` (`[0, 1]`, `[0, 255]`), `fit` (`stretch`, `crop`), `resize` (`bilinear-antialias`) |
 //! | `distill.manifest` | JSON: the manifest of the network that was exported |
 //! | `distill.weights_sha256` | SHA-256 of the weights that were exported, in hexadecimal |
 //! | `distill.producer` | name and version of the writer |
+//!
+//! There are two inputs: `float32`, `NCHW`, `[0, 1]`, and `uint8`, `NHWC`, `[0, 255]`. A file without `type` has the first.
 //!
 //! A reader MUST refuse a file whose `distill.format` it does not know, and MAY ignore further keys.
 
 use serde::{Deserialize, Serialize};
 
-use crate::proto::{ModelProto, StringStringEntryProto};
+use crate::proto::{ModelProto, StringStringEntryProto, TensorProto};
 use crate::{OnnxError, Result};
 
 /// Version of the contract that this crate writes.
 pub const FORMAT: &str = "1";
+
+/// Every key that a file has to have.
+pub const KEYS: [&str; 6] = [KEY_FORMAT, KEY_LABELS, KEY_INPUT, KEY_MANIFEST, KEY_HASH, KEY_PRODUCER];
 
 const KEY_FORMAT: &str = "distill.format";
 const KEY_LABELS: &str = "distill.labels";
@@ -37,6 +42,59 @@ pub enum Color {
     Gray,
 }
 
+/// Type of the input's values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Element {
+    /// Single precision: values 0..1 in planes.
+    #[default]
+    Float32,
+    /// Bytes: pixels as a decoder gives them.
+    Uint8,
+}
+
+impl Element {
+    /// Name of the input tensor.
+    pub fn input_name(self) -> &'static str {
+        match self {
+            Element::Float32 => "input",
+            Element::Uint8 => "image",
+        }
+    }
+
+    /// Order of the dimensions.
+    pub fn layout(self) -> &'static str {
+        match self {
+            Element::Float32 => "NCHW",
+            Element::Uint8 => "NHWC",
+        }
+    }
+
+    /// Value of black and of white.
+    pub fn range(self) -> [f32; 2] {
+        match self {
+            Element::Float32 => [0.0, 1.0],
+            Element::Uint8 => [0.0, 255.0],
+        }
+    }
+
+    /// What ONNX calls it.
+    pub fn data_type(self) -> i32 {
+        match self {
+            Element::Float32 => TensorProto::FLOAT,
+            Element::Uint8 => TensorProto::UINT8,
+        }
+    }
+
+    /// Dimensions of a picture of `[channels, height, width]` in this layout.
+    pub fn dims(self, [channels, height, width]: [usize; 3]) -> [usize; 3] {
+        match self {
+            Element::Float32 => [channels, height, width],
+            Element::Uint8 => [height, width, channels],
+        }
+    }
+}
+
 /// What a picture must become to be the model's input.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Input {
@@ -50,7 +108,10 @@ pub struct Input {
     pub width: usize,
     /// Order of the channels.
     pub color: Color,
-    /// Order of the dimensions: `NCHW`.
+    /// Type of the values.
+    #[serde(rename = "type", default)]
+    pub element: Element,
+    /// Order of the dimensions: `NCHW`, `NHWC`.
     pub layout: String,
     /// Value of black and of white.
     pub range: [f32; 2],
@@ -61,17 +122,23 @@ pub struct Input {
 }
 
 impl Input {
-    /// The one input that `distill export` writes, for pictures of this size.
+    /// Values 0..1 in planes, for pictures of this size.
     pub fn new(channels: usize, height: usize, width: usize, fit: &str) -> Self {
+        Self::of(Element::Float32, [channels, height, width], fit)
+    }
+
+    /// Values of this type, for pictures of `[channels, height, width]`.
+    pub fn of(element: Element, [channels, height, width]: [usize; 3], fit: &str) -> Self {
         let color = if channels == 1 { Color::Gray } else { Color::Rgb };
         Self {
-            name: "input".into(),
+            name: element.input_name().into(),
             channels,
             height,
             width,
             color,
-            layout: "NCHW".into(),
-            range: [0.0, 1.0],
+            element,
+            layout: element.layout().into(),
+            range: element.range(),
             fit: fit.into(),
             resize: "bilinear-antialias".into(),
         }
@@ -138,12 +205,14 @@ impl Contract {
     }
 
     fn check_input(&self) -> Result<()> {
-        let Input { channels, color, layout, range, .. } = &self.input;
-        if layout != "NCHW" {
-            return Err(wrong(KEY_INPUT, "layout `NCHW`", format!("`{layout}`")));
+        let Input { channels, color, element, layout, range, .. } = &self.input;
+        if layout != element.layout() {
+            let expected = format!("layout `{}` for {element:?}", element.layout());
+            return Err(wrong(KEY_INPUT, expected, format!("`{layout}`")));
         }
-        if *range != [0.0, 1.0] {
-            return Err(wrong(KEY_INPUT, "range [0, 1]", format!("{range:?}")));
+        if *range != element.range() {
+            let [black, white] = element.range();
+            return Err(wrong(KEY_INPUT, format!("range [{black}, {white}]"), format!("{range:?}")));
         }
         let fits = match color {
             Color::Rgb => *channels == 3,
@@ -160,14 +229,19 @@ impl Contract {
     }
 
     fn check_shapes(&self, model: &ModelProto) -> Result<()> {
-        let Input { name, channels, height, width, .. } = &self.input;
+        let Input { name, channels, height, width, element, .. } = &self.input;
         let graph = model.graph.as_ref().ok_or_else(|| OnnxError::Malformed("it holds no network".into()))?;
         let input = graph.input.iter().find(|value| value.name == *name);
         let dims = input.and_then(|value| value.dims());
-        let picture = [Some(*channels), Some(*height), Some(*width)];
-        if dims.as_deref().and_then(|dims| dims.get(1..)) != Some(&picture[..]) {
-            let expected = format!("the network's input `{name}` of [N, {channels}, {height}, {width}]");
+        let [a, b, c] = element.dims([*channels, *height, *width]);
+        if dims.as_deref().and_then(|dims| dims.get(1..)) != Some(&[Some(a), Some(b), Some(c)][..]) {
+            let expected = format!("the network's input `{name}` of [N, {a}, {b}, {c}]");
             return Err(wrong(KEY_INPUT, expected, format!("{dims:?}")));
+        }
+        let found = input.and_then(|value| value.data_type());
+        if found != Some(element.data_type()) {
+            let expected = format!("the network's input `{name}` of {element:?}");
+            return Err(wrong(KEY_INPUT, expected, format!("ONNX's data type {found:?}")));
         }
         let classes = graph.output.first().and_then(|value| value.dims());
         let labels = self.labels.len();
@@ -251,6 +325,29 @@ mod tests {
     }
 
     #[test]
+    fn pixels_are_an_input_too_if_the_network_takes_bytes() {
+        let pixels = Contract { input: Input::of(Element::Uint8, [3, 8, 6], "crop"), ..contract() };
+        let mut model = model(&pixels);
+        let dims = [8, 6, 3].map(Dimension::Length);
+        let dims: Vec<_> = std::iter::once(Dimension::Name("N".into())).chain(dims).collect();
+        let mut with = |data_type| {
+            let image = ValueInfoProto::tensor("image", data_type, dims.clone());
+            model.graph.as_mut().unwrap().input = vec![image];
+            Contract::of(&model)
+        };
+        assert_eq!(with(TensorProto::UINT8).unwrap(), pixels);
+        let message = with(TensorProto::FLOAT).unwrap_err().to_string();
+        assert!(message.contains("`image` of Uint8, found ONNX's data type Some(1)"), "{message}");
+    }
+
+    #[test]
+    fn a_file_without_a_type_takes_floats() {
+        let text = serde_json::to_string(&contract().input).unwrap();
+        let older = with(KEY_INPUT, &text.replace("\"type\":\"float32\",", ""));
+        assert_eq!(Contract::of(&older).unwrap(), contract());
+    }
+
+    #[test]
     fn every_wrong_entry_is_named() {
         let input = |text: &str| with(KEY_INPUT, text);
         let good = serde_json::to_string(&contract().input).unwrap();
@@ -262,6 +359,8 @@ mod tests {
             (input(&good.replace("NCHW", "NHWC")), "layout `NCHW`"),
             (input(&good.replace("[0.0,1.0]", "[0.0,255.0]")), "range [0, 1]"),
             (input(&good.replace("rgb", "gray")), "1 for gray"),
+            (input(&good.replace("float32", "uint8")), "layout `NHWC`"),
+            (input(&good.replace("float32", "float16")), "unknown variant"),
             (input(&good.replace("\"height\":8", "\"height\":9")), "[N, 3, 9, 6]"),
         ];
         for (model, expected) in cases {

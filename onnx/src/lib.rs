@@ -6,10 +6,11 @@
 
 pub mod contract;
 mod error;
+pub mod pixels;
 pub mod proto;
 pub mod runtime;
 
-pub use contract::{Color, Contract, Input};
+pub use contract::{Color, Contract, Element, Input};
 pub use error::OnnxError;
 pub use proto::ModelProto;
 

@@ -167,6 +167,10 @@ pub struct TensorProto {
 impl TensorProto {
     /// `data_type` of `f32`.
     pub const FLOAT: i32 = 1;
+    /// `data_type` of `u8`.
+    pub const UINT8: i32 = 2;
+    /// `data_type` of half precision.
+    pub const FLOAT16: i32 = 10;
 
     /// An `f32` array.
     pub fn floats(name: impl Into<String>, dims: &[usize], data: &[f32]) -> Self {
@@ -239,9 +243,19 @@ pub enum Dimension {
 impl ValueInfoProto {
     /// An `f32` tensor of these dimensions.
     pub fn floats(name: &str, dims: Vec<Dimension>) -> Self {
+        Self::tensor(name, TensorProto::FLOAT, dims)
+    }
+
+    /// A tensor of this type and these dimensions.
+    pub fn tensor(name: &str, data_type: i32, dims: Vec<Dimension>) -> Self {
         let dim = dims.into_iter().map(|value| DimensionProto { value: Some(value) }).collect();
-        let tensor = TensorTypeProto { elem_type: TensorProto::FLOAT, shape: Some(TensorShapeProto { dim }) };
+        let tensor = TensorTypeProto { elem_type: data_type, shape: Some(TensorShapeProto { dim }) };
         Self { name: name.into(), r#type: Some(TypeProto { tensor_type: Some(tensor) }) }
+    }
+
+    /// Type of the tensor's values, as [`TensorProto::data_type`]; `None` if it is unknown.
+    pub fn data_type(&self) -> Option<i32> {
+        Some(self.r#type.as_ref()?.tensor_type.as_ref()?.elem_type)
     }
 
     /// The dimensions, `None` where one is not fixed; `None` if the shape is unknown.

@@ -7,7 +7,8 @@ use candle_core::{Device, Tensor};
 use candle_onnx::onnx::{ModelProto as CandleModel, NodeProto};
 use prost::Message;
 
-use crate::{OnnxError, Result};
+use crate::pixels::planes;
+use crate::{Element, OnnxError, Result};
 
 const NAME: &str = "candle-onnx";
 
@@ -16,6 +17,7 @@ const KNOWN: &[&str] = &[
     "Add",
     "AveragePool",
     "BatchNormalization",
+    "Cast",
     "Clip",
     "Concat",
     "Conv",
@@ -34,6 +36,7 @@ const KNOWN: &[&str] = &[
     "Sigmoid",
     "Softmax",
     "Sub",
+    "Transpose",
 ];
 
 /// A model that candle-onnx runs.
@@ -58,21 +61,29 @@ impl CandleOnnx {
         if ops.is_empty() { Ok(Self { model }) } else { Err(OnnxError::CannotRun { runtime: NAME, ops }) }
     }
 
-    /// Runs `images`, NCHW of `shape`, values 0..1, and returns the first output, row-major.
+    /// Runs pixels, NHWC, 0..=255, pictures of `[channels, height, width]`, as the model takes them, and returns the
+    /// first output, row-major.
     ///
     /// # Errors
     /// [`OnnxError::Runtime`] if the evaluator fails.
-    pub fn run(&self, images: &[f32], shape: [usize; 4]) -> Result<Vec<f32>> {
-        self.evaluated(images, shape)
+    pub fn run_pixels(&self, pixels: &[u8], picture: [usize; 3]) -> Result<Vec<f32>> {
+        self.evaluated(pixels, picture)
             .map_err(|error| OnnxError::Runtime { runtime: NAME, message: error.to_string() })
     }
 
-    fn evaluated(&self, images: &[f32], shape: [usize; 4]) -> candle_core::Result<Vec<f32>> {
+    fn evaluated(&self, pixels: &[u8], picture: [usize; 3]) -> candle_core::Result<Vec<f32>> {
         let graph = self.model.graph.as_ref().ok_or_else(|| candle_core::Error::Msg("no graph".into()))?;
         let (Some(input), Some(output)) = (graph.input.first(), graph.output.first()) else {
             return Err(candle_core::Error::Msg("a graph without input or output".into()));
         };
-        let images = Tensor::from_slice(images, &shape, &Device::Cpu)?;
+        let count = pixels.len() / picture.iter().product::<usize>().max(1);
+        let images = if input.name == Element::Uint8.input_name() {
+            let [a, b, c] = Element::Uint8.dims(picture);
+            Tensor::from_slice(pixels, &[count, a, b, c], &Device::Cpu)?
+        } else {
+            let [a, b, c] = Element::Float32.dims(picture);
+            Tensor::from_slice(&planes(pixels, picture), &[count, a, b, c], &Device::Cpu)?
+        };
         let answers = candle_onnx::simple_eval(&self.model, HashMap::from([(input.name.clone(), images)]))?;
         let answer = answers.get(&output.name).ok_or_else(|| candle_core::Error::Msg("no answer".into()))?;
         answer.flatten_all()?.to_vec1()

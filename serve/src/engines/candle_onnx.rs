@@ -2,7 +2,6 @@
 //! `RAYON_NUM_THREADS` sets for the whole process.
 
 use super::Engine;
-use super::planes::fill_planes;
 use crate::Result;
 
 /// A model of its own.
@@ -10,23 +9,19 @@ use crate::Result;
 pub struct CandleOnnx {
     model: onnx::runtime::CandleOnnx,
     picture: [usize; 3],
-    planes: Vec<f32>,
     logits: Vec<f32>,
 }
 
 impl CandleOnnx {
     /// Wraps a model for pictures of channels, height and width.
     pub fn new(model: onnx::runtime::CandleOnnx, picture: [usize; 3]) -> Self {
-        Self { model, picture, planes: Vec::new(), logits: Vec::new() }
+        Self { model, picture, logits: Vec::new() }
     }
 }
 
 impl Engine for CandleOnnx {
     fn run(&mut self, images: &[u8]) -> Result<&[f32]> {
-        let [channels, height, width] = self.picture;
-        fill_planes(images, self.picture, &mut self.planes);
-        let pictures = images.len() / (channels * height * width);
-        self.logits = self.model.run(&self.planes, [pictures, channels, height, width])?;
+        self.logits = self.model.run_pixels(images, self.picture)?;
         Ok(&self.logits)
     }
 }

@@ -6,7 +6,6 @@ mod candle_onnx;
 mod native;
 #[cfg(feature = "ort")]
 mod onnx_runtime;
-mod planes;
 
 use std::str::FromStr;
 
