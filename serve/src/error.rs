@@ -40,6 +40,25 @@ pub enum ServeError {
         /// The engine.
         engine: &'static str,
     },
+    /// An engine that takes pictures as bytes alone.
+    #[error("this model's engine takes pictures as bytes 0..=255 (u8), found values (f32)")]
+    Values,
+    /// A model that did not prove itself after loading.
+    #[error("{model} did not prove itself: {reason}")]
+    Unproved {
+        /// The model.
+        model: String,
+        /// What it answered, and what was expected.
+        reason: String,
+    },
+    /// A model that could not be loaded.
+    #[error("model `{model}`: {reason}")]
+    Load {
+        /// The model.
+        model: String,
+        /// Why, with the version.
+        reason: String,
+    },
     /// A setting that makes no sense.
     #[error("{name}: expected {expected}, found {found}")]
     Setting {

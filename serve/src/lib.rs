@@ -12,15 +12,22 @@ pub mod bench;
 mod classifier;
 pub mod engines;
 mod error;
+pub mod events;
 pub mod http;
+mod options;
 mod pipeline;
+mod queue;
+mod repository;
+mod running;
 mod served;
 mod workers;
 
 pub use classifier::Classifier;
 pub use engines::{Engine, EngineName};
 pub use error::ServeError;
-pub use http::{Options, StartInfo, app, run};
+pub use http::{Setup, StartInfo, app, run};
+pub use options::{Options, TlsFiles};
+pub use repository::Source;
 pub use served::{Card, LoadOptions, Served};
 
 /// Result of a call of this crate.

@@ -84,6 +84,7 @@ pub struct Served {
     card: Card,
     graph: Option<Arc<Graph>>,
     threads: usize,
+    digest: Option<String>,
     make: MakeEngine,
 }
 
@@ -114,7 +115,7 @@ impl Served {
         card: Card,
         make: impl Fn() -> Result<Box<dyn Engine>> + Send + Sync + 'static,
     ) -> Self {
-        Self { card, graph: None, threads: 1, make: Arc::new(make) }
+        Self { card, graph: None, threads: 1, digest: None, make: Arc::new(make) }
     }
 
     /// A network in memory on the native engine.
@@ -153,6 +154,37 @@ impl Served {
         self.threads
     }
 
+    /// SHA-256 of the file that it was loaded from, where there is one.
+    pub fn digest(&self) -> Option<&str> {
+        self.digest.as_deref()
+    }
+
+    /// The same with this SHA-256 of its file.
+    pub fn with_digest(self, digest: String) -> Self {
+        Self { digest: Some(digest), ..self }
+    }
+
+    /// Has an engine answer a picture: as many logits as labels, all finite.
+    ///
+    /// # Errors
+    /// [`ServeError::Unproved`] for other answers, and the engine's own errors.
+    pub fn prove(&self) -> Result<()> {
+        let Card { channels, height, width, labels, name, .. } = &self.card;
+        let picture: Vec<u8> = (0..channels * height * width).map(|index| (index * 37 % 256) as u8).collect();
+        let mut engine = self.engine()?;
+        let logits = engine.run(&picture)?;
+        let unproved = |reason: String| Err(ServeError::Unproved { model: name.clone(), reason });
+        if logits.len() != labels.len() {
+            return unproved(format!("expected {} logits, found {}", labels.len(), logits.len()));
+        }
+        match logits.iter().position(|logit| !logit.is_finite()) {
+            Some(class) => {
+                unproved(format!("expected finite logits, found {} for class {class}", logits[class]))
+            }
+            None => Ok(()),
+        }
+    }
+
     pub(crate) fn target(&self) -> Target {
         let Card { channels, height, width, fit, .. } = self.card;
         Target { channels, height, width, fit }
@@ -187,8 +219,8 @@ impl Served {
             models::file::from_bytes(&bytes).map_err(|error| refused(error.to_string()))?;
         let graph = manifest.graph().map_err(|error| refused(error.to_string()))?;
         let sha256 = models::file::sha256(&bytes);
-        let card = Card { weights_sha256: Some(sha256), ..Card::of(name_of(path), &manifest) };
-        Self::network(&graph, &weights, card, options)
+        let card = Card { weights_sha256: Some(sha256.clone()), ..Card::of(name_of(path), &manifest) };
+        Ok(Self::network(&graph, &weights, card, options)?.with_digest(sha256))
     }
 
     fn open_onnx(path: &Path, options: &LoadOptions) -> Result<Self> {
@@ -208,11 +240,12 @@ impl Served {
         let library = find(options.ort_lib.as_deref()).map_err(onnx::OnnxError::NotFound)?;
         let threads = options.threads.max(1);
         let ort_options = OrtOptions { threads, spinning: false };
+        let digest = models::file::sha256(&bytes);
         let served = Self::with_engine(card, move || {
             let session = OrtSession::open(&library, &bytes, ort_options)?;
             Ok(Box::new(crate::engines::OnnxRuntime::new(session)))
         });
-        Ok(Self { graph: graph.map(Arc::new), threads, ..served })
+        Ok(Self { graph: graph.map(Arc::new), threads, digest: Some(digest), ..served })
     }
 
     #[cfg(not(feature = "ort"))]

@@ -1,179 +1,145 @@
-//! The queue before the engines, and the threads that own them. Pictures that wait are run together; a lone one never
-//! waits for company.
-//!
-//! How many pictures may wait is decided by whoever submits them (`http` admits a request or refuses it): the queue
-//! itself never blocks.
+//! The threads that own engines. Each decodes, runs and answers by itself: a picture that comes alone is handed over
+//! once on its way in and once on its way out.
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use picture::Limits;
 
+use crate::events::{Answerer, BatchDone, Event, Sinks, Stages};
+use crate::pipeline::{Prepared, prepare};
+use crate::queue::{Answered, Job, Pixels, Queue, Ready, Refused, Work};
 use crate::{Engine, Result, ServeError, Served};
 
-/// An answer to one picture.
-#[derive(Debug)]
-pub(crate) struct Answered {
-    pub logits: Vec<f32>,
-    /// From submission until an engine took it.
-    pub queue: Duration,
-    /// The engine's time for the batch that the picture was in: each of them waited that long.
-    pub inference: Duration,
+/// What a worker needs besides its engine.
+#[derive(Clone)]
+pub(crate) struct Workshop {
+    pub served: Arc<Served>,
+    pub queue: Arc<Queue>,
+    pub limits: Limits,
+    pub answerer: Answerer,
+    pub sinks: Sinks,
 }
 
-/// What the engine said instead of an answer.
-#[derive(Clone, Debug)]
-pub(crate) struct EngineFailed(pub String);
-
-type Answer = std::result::Result<Answered, EngineFailed>;
-
-struct Job {
-    pixels: Vec<u8>,
-    submitted: Instant,
-    answer: oneshot::Sender<Answer>,
-}
-
-#[derive(Default)]
-struct State {
-    jobs: VecDeque<Job>,
-    closed: bool,
-    alive: usize,
-}
-
-struct Shared {
-    state: Mutex<State>,
-    wake: Condvar,
-    workers: usize,
-    max_batch: usize,
-}
-
-/// Threads with an engine each. Dropping it finishes what is queued and ends them.
-pub(crate) struct Workers {
-    shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Workers {
-    /// Starts `workers` threads; engines are made here, so that one that cannot start is an error now.
-    pub fn start(served: &Arc<Served>, workers: usize, max_batch: usize) -> Result<Self> {
-        let state = Mutex::new(State { alive: workers, ..State::default() });
-        let shared = Arc::new(Shared { state, wake: Condvar::new(), workers, max_batch });
-        let mut started = Self { shared: shared.clone(), threads: Vec::new() };
-        for index in 0..workers {
-            let mut worker =
-                Worker { engine: served.engine()?, served: served.clone(), shared: shared.clone() };
-            let thread = std::thread::Builder::new().name(format!("engine-{index}"));
-            let thread =
-                thread.spawn(move || worker.work()).map_err(ServeError::io("start a worker thread"))?;
-            started.threads.push(thread);
-        }
-        Ok(started)
+/// Starts as many threads as the queue was made for. They end by themselves once it is closed and empty. Engines are
+/// made here, so that one that cannot start is an error now.
+pub(crate) fn start(workshop: &Workshop, workers: usize) -> Result<()> {
+    let engines = (0..workers).map(|_| workshop.served.engine()).collect::<Result<Vec<_>>>()?;
+    for (index, engine) in engines.into_iter().enumerate() {
+        let mut worker = Worker { engine, shop: workshop.clone() };
+        let thread = std::thread::Builder::new().name(format!("engine-{index}"));
+        thread.spawn(move || worker.work()).map_err(ServeError::io("start a worker thread"))?;
     }
-
-    /// Queues a picture of the network's size.
-    pub fn submit(&self, pixels: Vec<u8>) -> oneshot::Receiver<Answer> {
-        let (answer, receiver) = oneshot::channel();
-        self.shared.lock().jobs.push_back(Job { pixels, submitted: Instant::now(), answer });
-        self.shared.wake.notify_one();
-        receiver
-    }
-
-    /// Threads that still answer.
-    pub fn alive(&self) -> usize {
-        self.shared.lock().alive
-    }
-}
-
-impl Drop for Workers {
-    fn drop(&mut self) {
-        self.shared.lock().closed = true;
-        self.shared.wake.notify_all();
-        for thread in self.threads.drain(..) {
-            // A worker that panicked has already answered with an error; there is nobody left to tell.
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits for work; `None` once closed and empty.
-    fn take(&self) -> Option<Vec<Job>> {
-        let mut state = self.lock();
-        while state.jobs.is_empty() {
-            if state.closed {
-                return None;
-            }
-            state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        // A fair share, so that pictures of one request spread over the workers.
-        let share = state.jobs.len().div_ceil(self.workers).min(self.max_batch);
-        let batch = state.jobs.drain(..share).collect();
-        if !state.jobs.is_empty() {
-            self.wake.notify_one();
-        }
-        Some(batch)
-    }
+    Ok(())
 }
 
 struct Worker {
     engine: Box<dyn Engine>,
-    served: Arc<Served>,
-    shared: Arc<Shared>,
+    shop: Workshop,
+}
+
+/// Tells the queue that a worker is gone, however it went.
+struct Ending(Arc<Queue>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.worker_ended();
+    }
 }
 
 impl Worker {
     fn work(&mut self) {
-        while let Some(mut batch) = self.shared.take() {
-            // Whoever hung up needs no answer.
-            batch.retain(|job| !job.answer.is_closed());
-            if !batch.is_empty() && !self.answer(batch) {
-                break;
+        let _ending = Ending(self.shop.queue.clone());
+        while let Some(work) = self.shop.queue.next() {
+            match work {
+                Work::Decode(job, bytes) => self.decode(job, &bytes),
+                Work::Run(batch) => {
+                    if !self.run(batch) {
+                        break;
+                    }
+                }
             }
         }
-        self.shared.lock().alive -= 1;
+    }
+
+    fn decode(&self, job: Job, bytes: &[u8]) {
+        let ready = match prepare(bytes, self.shop.served.target(), self.shop.limits) {
+            Ok(Prepared { pixels, decode, preprocess }) => {
+                Some(Ready { job, picture: Pixels::Bytes(pixels), decode, preprocess })
+            }
+            Err(source) => {
+                let index = job.index();
+                job.answer(Err(Refused::Picture { index, source }));
+                None
+            }
+        };
+        self.shop.queue.decoded(ready);
     }
 
     /// Answers a batch; whether this worker can go on.
-    fn answer(&mut self, batch: Vec<Job>) -> bool {
+    fn run(&mut self, batch: Vec<Ready>) -> bool {
+        let is_bytes = |ready: &Ready| matches!(ready.picture, Pixels::Bytes(_));
+        let (bytes, values): (Vec<_>, Vec<_>) = batch.into_iter().partition(is_bytes);
+        [bytes, values].into_iter().filter(|batch| !batch.is_empty()).all(|batch| self.run_alike(batch))
+    }
+
+    /// The same for pictures that are all bytes or all values.
+    fn run_alike(&mut self, batch: Vec<Ready>) -> bool {
         let begun = Instant::now();
-        let pixels = joined(&batch);
-        let ran = catch_unwind(AssertUnwindSafe(|| self.engine.run(&pixels).map(<[f32]>::to_vec)));
+        let ran = catch_unwind(AssertUnwindSafe(|| run_engine(self.engine.as_mut(), &batch)));
         let inference = begun.elapsed();
+        let (pictures, ok, panicked) = (batch.len(), matches!(ran, Ok(Ok(_))), ran.is_err());
+        let decoding: Duration = batch.iter().map(|ready| ready.decode + ready.preprocess).sum();
         match ran {
             Ok(Ok(logits)) => respond(batch, &logits, begun, inference),
             Ok(Err(error)) => refuse(batch, &error.to_string()),
-            Err(_) => {
-                refuse(batch, "the engine panicked");
-                // What a panic leaves behind is not to be trusted.
-                return self.served.engine().map(|fresh| self.engine = fresh).is_ok();
-            }
+            Err(_) => refuse(batch, "the engine panicked"),
         }
-        true
+        self.shop.queue.note_service(pictures, inference + decoding);
+        self.tell(pictures, inference, ok);
+        // What a panic leaves behind is not to be trusted.
+        !panicked || self.shop.served.engine().map(|fresh| self.engine = fresh).is_ok()
+    }
+
+    fn tell(&self, pictures: usize, inference: Duration, ok: bool) {
+        if !self.shop.sinks.is_empty() {
+            let (answerer, waiting) = (self.shop.answerer.clone(), self.shop.queue.waiting());
+            self.shop.sinks.tell(&Event::Batch(BatchDone { answerer, pictures, waiting, inference, ok }));
+        }
     }
 }
 
-fn joined(batch: &[Job]) -> Vec<u8> {
-    batch.iter().flat_map(|job| job.pixels.iter().copied()).collect()
+/// Logits of a batch whose pictures are all bytes or all values; one picture alone is not copied.
+fn run_engine(engine: &mut dyn Engine, batch: &[Ready]) -> Result<Vec<f32>> {
+    let logits = match batch {
+        [Ready { picture: Pixels::Bytes(bytes), .. }] => engine.run(bytes)?,
+        [Ready { picture: Pixels::Values(values), .. }] => engine.run_values(values)?,
+        [Ready { picture: Pixels::Bytes(_), .. }, ..] => engine.run(&joined(batch, Pixels::bytes))?,
+        _ => engine.run_values(&joined(batch, Pixels::values))?,
+    };
+    Ok(logits.to_vec())
 }
 
-fn respond(batch: Vec<Job>, logits: &[f32], begun: Instant, inference: Duration) {
+fn joined<T: Copy>(batch: &[Ready], of: impl Fn(&Pixels) -> &[T]) -> Vec<T> {
+    let mut joined = Vec::with_capacity(batch.iter().map(|ready| of(&ready.picture).len()).sum());
+    batch.iter().for_each(|ready| joined.extend_from_slice(of(&ready.picture)));
+    joined
+}
+
+fn respond(batch: Vec<Ready>, logits: &[f32], begun: Instant, inference: Duration) {
     let classes = (logits.len() / batch.len()).max(1);
-    for (job, logits) in batch.into_iter().zip(logits.chunks(classes)) {
-        let queue = begun.saturating_duration_since(job.submitted);
-        // A receiver that is gone has hung up.
-        let _ = job.answer.send(Ok(Answered { logits: logits.to_vec(), queue, inference }));
+    for (ready, logits) in batch.into_iter().zip(logits.chunks(classes)) {
+        let Ready { job, decode, preprocess, .. } = ready;
+        let waited = begun.saturating_duration_since(job.submitted);
+        let queue = waited.saturating_sub(decode + preprocess);
+        let stages = Stages { decode, preprocess, queue, inference };
+        job.answer(Ok(Answered { logits: logits.to_vec(), stages }));
     }
 }
 
-fn refuse(batch: Vec<Job>, reason: &str) {
-    for job in batch {
-        let _ = job.answer.send(Err(EngineFailed(reason.into())));
+fn refuse(batch: Vec<Ready>, reason: &str) {
+    for ready in batch {
+        ready.job.answer(Err(Refused::Engine { reason: reason.into() }));
     }
 }

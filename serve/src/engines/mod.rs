@@ -28,6 +28,15 @@ pub trait Engine: Send {
     /// If the engine fails, or the length is no whole number of pictures.
     fn run(&mut self, images: &[u8]) -> Result<&[f32]>;
 
+    /// The same for pictures of values 0..1, `[n, height, width, channels]`, from clients that send tensors.
+    ///
+    /// # Errors
+    /// As [`Engine::run`], and [`ServeError::Values`] from an engine that takes bytes alone.
+    fn run_values(&mut self, values: &[f32]) -> Result<&[f32]> {
+        let _ = values;
+        Err(ServeError::Values)
+    }
+
     /// Takes the time of every node from here on, if the engine can; says whether it does.
     fn start_profile(&mut self) -> bool {
         false

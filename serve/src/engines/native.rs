@@ -14,6 +14,10 @@ impl Engine for Native {
         Ok(self.0.run(Images::U8(images))?)
     }
 
+    fn run_values(&mut self, values: &[f32]) -> Result<&[f32]> {
+        Ok(self.0.run(Images::F32(values))?)
+    }
+
     fn start_profile(&mut self) -> bool {
         self.0.start_profile();
         true

@@ -2,10 +2,12 @@
 
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{FromRequest, Multipart, Request};
+use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use super::App;
 use super::error::ApiError;
 use super::wire::ClassifyRequest;
 
@@ -30,11 +32,10 @@ enum Kind {
     Json,
 }
 
-pub(crate) async fn read(request: Request, limit: usize) -> Result<Asked, ApiError> {
+pub(crate) async fn read(request: Request, app: &App) -> Result<Asked, ApiError> {
     let kind = kind_of(&request)?;
     let (parts, body) = request.into_parts();
-    refuse_announced(parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()), limit)?;
-    let bytes = whole(body, limit).await?;
+    let bytes = bytes(&parts.headers, body, app).await?;
     if bytes.is_empty() {
         return Err(ApiError::EmptyBody);
     }
@@ -43,6 +44,13 @@ pub(crate) async fn read(request: Request, limit: usize) -> Result<Asked, ApiErr
         Kind::Multipart => from_multipart(Request::from_parts(parts, Body::from(bytes))).await,
         Kind::Json => from_json(&bytes),
     }
+}
+
+/// A whole body within the server's limits, for every protocol.
+pub(crate) async fn bytes(headers: &HeaderMap, body: Body, app: &App) -> Result<Bytes, ApiError> {
+    let limit = app.options.max_body_bytes;
+    refuse_announced(headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()), limit)?;
+    whole(body, limit).await
 }
 
 /// What the content type says; a picture's own bytes say which format it is, so anything that may hold one is taken,

@@ -6,9 +6,14 @@ use axum::response::{IntoResponse, Response};
 use picture::PictureError;
 
 use super::wire::{ErrorBody, ErrorDetail};
+use crate::events::Facts;
+use crate::queue::Refused;
+use crate::repository::{Missing, NotReloaded};
 
-/// Seconds after which a refused client may try again.
-const RETRY_AFTER: u64 = 1;
+/// Seconds after which a client may ask again that was refused for a reason that passes by itself.
+const SOON: u64 = 1;
+/// Seconds that a refused client is sent away for at most.
+const LONGEST: u64 = 60;
 
 /// A request that gets no answer.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +34,7 @@ pub(crate) enum ApiError {
     Json { reason: String },
     #[error("malformed multipart/form-data: {reason}")]
     Multipart { reason: String },
-    #[error("query: {reason}; known: top=N")]
+    #[error("query: {reason}; known: top=N, model=NAME, version=N")]
     Query { reason: String },
     #[error("top: expected at least 1, found 0")]
     Top,
@@ -41,20 +46,67 @@ pub(crate) enum ApiError {
     Base64 { picture: usize, reason: String },
     #[error("picture {picture}{name}: {source}", name = name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default())]
     Picture { picture: usize, name: Option<String>, source: PictureError },
-    #[error("no route {path}; known: POST /v1/classify, GET /v1/models, GET /healthz, GET /readyz")]
+    #[error(
+        "no route {path}; known: POST /v1/classify, GET /v1/models, POST /v1/models/{{model}}/classify, POST /v1/models/{{model}}/reload, GET /healthz, GET /readyz"
+    )]
     NoRoute { path: String },
     #[error("{path} does not take {method}")]
     Method { method: String, path: String },
-    #[error("the server is busy; try again in {RETRY_AFTER} s")]
-    Overloaded,
-    #[error("the server is not ready")]
-    NotReady,
+    #[error("the server is busy; try again in {seconds} s")]
+    Overloaded { seconds: u64 },
+    #[error("the server is not ready: {why}")]
+    NotReady { why: &'static str },
+    #[error("x-request-timeout-ms: expected whole milliseconds, at least 1, found `{found}`")]
+    Timeout { found: String },
+    #[error("no answer by the request's deadline; what had not begun was dropped")]
+    Deadline,
+    #[error("no model `{name}`; known: {known}", known = known.join(", "))]
+    UnknownModel { name: String, known: Vec<String> },
+    #[error("no version `{version}` of model `{model}`; known: {known}", known = joined(known))]
+    UnknownVersion { model: String, version: String, known: Vec<u64> },
+    #[error("model `{model}` is loading")]
+    ModelLoading { model: String },
+    #[error("version {version} of model `{model}` did not load: {reason}")]
+    ModelFailed { model: String, version: u64, reason: String },
+    #[error("model `{model}` was not reloaded: {error}; what answered before goes on")]
+    NotReloaded { model: String, error: NotReloaded },
     #[error("the engine failed: {reason}")]
     Engine { reason: String },
 }
 
+fn joined(versions: &[u64]) -> String {
+    versions.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
+}
+
+impl From<Missing> for ApiError {
+    fn from(missing: Missing) -> Self {
+        match missing {
+            Missing::Model { name, known } => Self::UnknownModel { name, known },
+            Missing::Version { model, version, known } => Self::UnknownVersion { model, version, known },
+            Missing::Loading { model } => Self::ModelLoading { model },
+            Missing::Failed { model, version, reason } => Self::ModelFailed { model, version, reason },
+        }
+    }
+}
+
 impl ApiError {
-    fn status(&self) -> StatusCode {
+    /// Why a version refused pictures of these names.
+    pub fn of(refused: Refused, names: &[Option<String>]) -> Self {
+        match refused {
+            Refused::Full { retry_after } => {
+                let seconds = retry_after.as_secs_f64().ceil() as u64;
+                Self::Overloaded { seconds: seconds.clamp(SOON, LONGEST) }
+            }
+            Refused::Expired => Self::Deadline,
+            Refused::Engine { reason } => Self::Engine { reason },
+            Refused::Picture { index, source } => {
+                Self::Picture { picture: index, name: names.get(index).cloned().flatten(), source }
+            }
+        }
+    }
+
+    /// The status of the answer.
+    pub fn status(&self) -> StatusCode {
         match self {
             Self::EmptyBody
             | Self::BodyUnread { .. }
@@ -63,19 +115,29 @@ impl ApiError {
             | Self::Query { .. }
             | Self::Top
             | Self::NoPictures
+            | Self::Timeout { .. }
             | Self::Base64 { .. } => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge { .. } | Self::TooManyPictures { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::ContentType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Picture { source, .. } => picture_status(source),
-            Self::NoRoute { .. } => StatusCode::NOT_FOUND,
+            Self::NoRoute { .. } | Self::UnknownModel { .. } | Self::UnknownVersion { .. } => {
+                StatusCode::NOT_FOUND
+            }
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
-            Self::NotReady => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::NotReady { .. } | Self::ModelLoading { .. } | Self::ModelFailed { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            // Not 408, which says that the client was slow, and which clients and proxies repeat by themselves.
+            Self::Deadline => StatusCode::GATEWAY_TIMEOUT,
+            Self::NotReloaded { error: NotReloaded::Busy, .. } => StatusCode::CONFLICT,
+            Self::NotReloaded { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Engine { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
-    fn code(&self) -> &'static str {
+    /// A word for programs.
+    pub fn code(&self) -> &'static str {
         match self {
             Self::EmptyBody => "empty_body",
             Self::BodyTooLarge { .. } => "body_too_large",
@@ -91,9 +153,28 @@ impl ApiError {
             Self::Picture { source, .. } => picture_code(source),
             Self::NoRoute { .. } => "unknown_route",
             Self::Method { .. } => "method_not_allowed",
-            Self::Overloaded => "overloaded",
-            Self::NotReady => "not_ready",
+            Self::Overloaded { .. } => "overloaded",
+            Self::NotReady { .. } => "not_ready",
+            Self::Timeout { .. } => "bad_timeout",
+            Self::Deadline => "deadline_exceeded",
+            Self::UnknownModel { .. } => "unknown_model",
+            Self::UnknownVersion { .. } => "unknown_version",
+            Self::ModelLoading { .. } => "model_loading",
+            Self::ModelFailed { .. } => "model_failed",
+            Self::NotReloaded { error: NotReloaded::Busy, .. } => "reload_under_way",
+            Self::NotReloaded { .. } => "not_reloaded",
             Self::Engine { .. } => "engine_failed",
+        }
+    }
+
+    /// Seconds after which to ask again, where that may help.
+    pub fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::Overloaded { seconds } => Some(*seconds),
+            Self::NotReady { .. }
+            | Self::ModelLoading { .. }
+            | Self::NotReloaded { error: NotReloaded::Busy, .. } => Some(SOON),
+            _ => None,
         }
     }
 
@@ -128,15 +209,22 @@ fn picture_code(error: &PictureError) -> &'static str {
     }
 }
 
+impl ApiError {
+    /// Adds to an answer what every protocol's has: when to ask again, and what is told of the request.
+    pub fn mark(&self, mut response: Response) -> Response {
+        if let Some(seconds) = self.retry_after() {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        let facts = Facts { code: Some(self.code()), ..Facts::default() };
+        response.extensions_mut().insert(facts);
+        response
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let status = self.status();
         let error =
             ErrorDetail { code: self.code().into(), message: self.to_string(), picture: self.picture() };
-        let mut response = (status, Json(ErrorBody { error })).into_response();
-        if matches!(self, Self::Overloaded | Self::NotReady) {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER));
-        }
-        response
+        self.mark((self.status(), Json(ErrorBody { error })).into_response())
     }
 }

@@ -2,13 +2,12 @@
 //! whoever was let in gets an answer.
 
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 
 use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 
-use super::{Options, Shared, router, shared};
-use crate::{Result, ServeError, Served};
+use super::{Life, Setup, Shared, router};
+use crate::{Options, Result, ServeError, Served, Source};
 
 /// What a server that is about to run says of itself.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,18 +36,54 @@ pub struct Bound {
 /// # Errors
 /// If the engines cannot start or the address cannot be had.
 pub async fn bind(served: Served, options: &Options, address: SocketAddr) -> Result<Bound> {
-    let app = shared(served, options)?;
-    let listener =
-        TcpListener::bind(address).await.map_err(ServeError::io(format!("listen on {address}")))?;
-    let address = listener.local_addr().map_err(ServeError::io("listen"))?;
-    let info = StartInfo {
-        address,
-        model: app.served.card().name.clone(),
-        engine: app.served.card().engine.name(),
-        workers: options.worker_count(&app.served),
-        curl: format!("curl --data-binary @picture.jpg 'http://{address}/v1/classify?top=3'"),
-    };
-    Ok(Bound { listener, app, info })
+    Setup::new(options).model(Source::loaded(served)).bind(address).await
+}
+
+impl Setup {
+    /// Loads the models and listens on `address`; requests wait until [`Bound::run`].
+    ///
+    /// # Errors
+    /// If a model does not load, an engine cannot start, an option makes no sense or the address cannot be had.
+    pub async fn bind(self, address: SocketAddr) -> Result<Bound> {
+        let app = self.app()?;
+        let listener =
+            TcpListener::bind(address).await.map_err(ServeError::io(format!("listen on {address}")))?;
+        let address = listener.local_addr().map_err(ServeError::io("listen"))?;
+        app.load()?;
+        let info = StartInfo::of(&app, address)?;
+        Ok(Bound { listener, app, info })
+    }
+
+    /// Serves until the process is told to stop (Ctrl-C, SIGTERM). `started` is told once requests are answered.
+    ///
+    /// # Errors
+    /// As [`Setup::bind`] and [`Bound::run`].
+    pub fn run(self, address: SocketAddr, started: impl FnOnce(&StartInfo)) -> Result<()> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .map_err(ServeError::io("start the server's threads"))?;
+        runtime.block_on(async {
+            let bound = self.bind(address).await?;
+            started(bound.info());
+            bound.run(stop_signal()).await
+        })
+    }
+}
+
+impl StartInfo {
+    fn of(app: &Shared, address: SocketAddr) -> Result<Self> {
+        let missing = |_| ServeError::Load { model: "default".into(), reason: "no version is ready".into() };
+        let running = app.models.running(None, None).map_err(missing)?;
+        Ok(Self {
+            address,
+            model: running.answerer().model.to_string(),
+            engine: running.card().engine.name(),
+            workers: running.workers(),
+            curl: format!("curl --data-binary @picture.jpg 'http://{address}/v1/classify?top=3'"),
+        })
+    }
 }
 
 impl Bound {
@@ -65,7 +100,7 @@ impl Bound {
         let app = self.app.clone();
         let stop = async move {
             stop.await;
-            app.stopping.store(true, Ordering::Relaxed);
+            app.enter(Life::Draining);
         };
         // Answers are small: waiting to fill a packet would cost more than it saves.
         let listener = self.listener.tap_io(|stream| {
@@ -76,28 +111,17 @@ impl Bound {
     }
 }
 
-/// Serves until the process is told to stop (Ctrl-C, SIGTERM). `started` is told once requests are answered.
+/// Serves one loaded model until the process is told to stop.
 ///
 /// # Errors
-/// As [`bind`] and [`Bound::run`].
+/// As [`Setup::run`].
 pub fn run(
     served: Served,
     options: &Options,
     address: SocketAddr,
     started: impl FnOnce(&StartInfo),
 ) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        // Decoding is the only blocking work, and more of it at once than cores helps nobody.
-        .max_blocking_threads(std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2)))
-        .enable_all()
-        .build()
-        .map_err(ServeError::io("start the server's threads"))?;
-    runtime.block_on(async {
-        let bound = bind(served, options, address).await?;
-        started(bound.info());
-        bound.run(stop_signal()).await
-    })
+    Setup::new(options).model(Source::loaded(served)).run(address, started)
 }
 
 /// Ready once the process is told to stop: Ctrl-C, and SIGTERM where there is one.

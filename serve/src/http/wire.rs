@@ -30,6 +30,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::events::Stages;
+
 /// Body of a JSON request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -42,9 +44,13 @@ pub struct ClassifyRequest {
 }
 
 /// Query of a request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClassifyQuery {
+    /// The model that answers, where the path does not say; the first if absent.
+    pub model: Option<String>,
+    /// Its version; the highest that is ready if absent.
+    pub version: Option<String>,
     /// How many classes to answer.
     pub top: Option<usize>,
 }
@@ -54,6 +60,11 @@ pub struct ClassifyQuery {
 pub struct ClassifyAnswer {
     /// The model's name.
     pub model: String,
+    /// The version that answered.
+    pub version: String,
+    /// The first digits of the SHA-256 of the version's file, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
     /// One per picture.
     pub predictions: Vec<Prediction>,
 }
@@ -97,6 +108,17 @@ pub struct Times {
 }
 
 impl Times {
+    /// The stages of a picture, and the whole.
+    pub fn of(stages: &Stages, total: Duration) -> Self {
+        Self {
+            decode: Self::micros(stages.decode),
+            preprocess: Self::micros(stages.preprocess),
+            queue: Self::micros(stages.queue),
+            inference: Self::micros(stages.inference),
+            total: Self::micros(total),
+        }
+    }
+
     /// A duration in whole microseconds.
     pub fn micros(duration: Duration) -> u64 {
         u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
@@ -130,7 +152,7 @@ pub fn server_timing(predictions: &[Prediction]) -> String {
 /// Answer of `GET /healthz` and `GET /readyz`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
-    /// `ok`, `ready` or `stopping`.
+    /// `ok` or `ready`.
     pub status: String,
 }
 
@@ -141,11 +163,23 @@ pub struct Models {
     pub models: Vec<ModelInfo>,
 }
 
-/// A model, as clients see it.
+/// A model, as clients see it: what the version says that answers if a request names none, and all versions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelInfo {
     /// Its name in answers.
     pub name: String,
+    /// `ready`, `loading` or `failed`.
+    pub state: String,
+    /// What the version that answers says; absent where none does.
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub about: Option<About>,
+    /// Its versions, the highest last.
+    pub versions: Vec<VersionInfo>,
+}
+
+/// What a version that answers says of itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct About {
     /// Its architecture, where it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arch: Option<String>,
@@ -158,6 +192,34 @@ pub struct ModelInfo {
     /// SHA-256 of the weights, where it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights_sha256: Option<String>,
+}
+
+/// A version of a model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VersionInfo {
+    /// Its number.
+    pub version: String,
+    /// `ready`, `loading` or `failed`.
+    pub state: String,
+    /// Why it failed, or why its last reload did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The engine that runs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<String>,
+    /// Threads with an engine each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workers: Option<usize>,
+    /// SHA-256 of its file, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+}
+
+/// Answer of `POST /v1/models/{model}/reload`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// The model, as it is now.
+    pub model: ModelInfo,
 }
 
 /// What pictures become before the network sees them; any size may be sent.
