@@ -2,6 +2,7 @@
 //! measuring against other people's engines. It never touches what a user's run wrote.
 #![forbid(unsafe_code)]
 
+mod clients;
 mod onnxruntime;
 mod peers;
 mod python;

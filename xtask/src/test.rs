@@ -2,22 +2,56 @@
 
 use std::process::Command;
 
-use crate::{Result, onnxruntime, root, run as run_command};
+use crate::{Result, clients, onnxruntime, root, run as run_command};
 
-/// Runs `cargo test` over the workspace with candle-onnx built and ONNX Runtime found; arguments are passed on.
+/// Tests that drive a browser have this in their name.
+const BROWSER_TESTS: &str = "in_a_browser";
+
+/// Runs `cargo test` over the workspace with candle-onnx built, ONNX Runtime and the server's clients found. Takes
+/// `--without browser` to leave the browser's tests out; other arguments are passed on.
 pub fn run(arguments: &[String]) -> Result {
+    let (without_browser, arguments) = without_browser(arguments)?;
     let library = onnxruntime::library()?;
     let protoc = protoc()?;
+    let python = clients::python()?;
     println!("ONNX Runtime: {}\nprotoc: {}", library.display(), protoc.display());
+    println!("Python of the client tests: {}", python.display());
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-    run_command(
-        Command::new(cargo)
-            .current_dir(root())
-            .args(["test", "--workspace", "--features", "distill-cli/candle-onnx"])
-            .args(arguments)
-            .env("ORT_DYLIB_PATH", library)
-            .env("PROTOC", protoc),
-    )
+    let mut command = Command::new(cargo);
+    command
+        .current_dir(root())
+        .args(["test", "--workspace", "--features", "distill-cli/candle-onnx"])
+        .env("ORT_DYLIB_PATH", library)
+        .env("PROTOC", protoc)
+        .env("DISTILL_TEST_PYTHON", python);
+    if without_browser {
+        println!("browser: left out, as asked; the web page is not tested");
+        command.args(skipping(&arguments, BROWSER_TESTS));
+    } else {
+        let browser = clients::browser()?;
+        println!("browser: {} with {}", browser.chromium, browser.driver);
+        command.args(arguments);
+        command.env("DISTILL_CHROMIUM", browser.chromium).env("DISTILL_CHROMEDRIVER", browser.driver);
+    }
+    run_command(&mut command)
+}
+
+/// Whether the browser's tests are to be left out, and the arguments without that wish.
+fn without_browser(arguments: &[String]) -> Result<(bool, Vec<String>)> {
+    let Some(at) = arguments.iter().position(|argument| argument == "--without") else {
+        return Ok((false, arguments.to_vec()));
+    };
+    match arguments.get(at + 1).map(String::as_str) {
+        Some("browser") => Ok((true, [&arguments[..at], &arguments[at + 2..]].concat())),
+        found => Err(format!("--without: expected `browser`, found {}", found.unwrap_or("nothing"))),
+    }
+}
+
+/// The arguments, with one more for the test programs themselves: those stand behind `--`.
+fn skipping(arguments: &[String], tests: &str) -> Vec<String> {
+    let separator = if arguments.iter().any(|argument| argument == "--") { &[][..] } else { &["--"] };
+    let skip = separator.iter().chain(&["--skip", tests]).map(ToString::to_string);
+    arguments.iter().cloned().chain(skip).collect()
 }
 
 /// The protobuf compiler that candle-onnx's build runs: the one `PROTOC` names, or the one that a crate carries.
@@ -26,5 +60,26 @@ fn protoc() -> Result<std::path::PathBuf> {
         Some(path) => Ok(path.into()),
         None => protoc_bin_vendored::protoc_bin_path()
             .map_err(|error| format!("no protoc for this system: {error}; set PROTOC")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<String> {
+        line.split_whitespace().map(String::from).collect()
+    }
+
+    #[test]
+    fn the_browser_is_left_out_only_when_asked_and_the_rest_is_passed_on() {
+        assert_eq!(without_browser(&words("-p serve -- oip")), Ok((false, words("-p serve -- oip"))));
+        assert_eq!(
+            without_browser(&words("-p serve --without browser -- oip")),
+            Ok((true, words("-p serve -- oip")))
+        );
+        assert!(without_browser(&words("--without brwser")).unwrap_err().contains("`browser`"));
+        assert_eq!(skipping(&words("-p serve"), "x"), words("-p serve -- --skip x"));
+        assert_eq!(skipping(&words("-p serve -- oip"), "x"), words("-p serve -- oip --skip x"));
     }
 }
