@@ -14,6 +14,7 @@ pub mod engines;
 mod error;
 pub mod events;
 pub mod http;
+mod metrics;
 mod options;
 mod pipeline;
 mod queue;

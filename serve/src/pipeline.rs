@@ -44,7 +44,7 @@ pub(crate) fn ranked(logits: &[f32], labels: &[String], top: usize) -> Vec<Candi
     order.into_iter().take(top).map(candidate).collect()
 }
 
-fn softmax(logits: &[f32]) -> Vec<f32> {
+pub(crate) fn softmax(logits: &[f32]) -> Vec<f32> {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let powers: Vec<f32> = logits.iter().map(|logit| (logit - largest).exp()).collect();
     let sum: f32 = powers.iter().sum();

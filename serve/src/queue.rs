@@ -56,6 +56,8 @@ pub(crate) enum Refused {
     Expired,
     /// A picture that is none.
     Picture { index: usize, source: PictureError },
+    /// Values for an engine that takes bytes alone.
+    Values,
     /// The engine failed.
     Engine { reason: String },
 }

@@ -93,8 +93,9 @@ impl Worker {
         let decoding: Duration = batch.iter().map(|ready| ready.decode + ready.preprocess).sum();
         match ran {
             Ok(Ok(logits)) => respond(batch, &logits, begun, inference),
-            Ok(Err(error)) => refuse(batch, &error.to_string()),
-            Err(_) => refuse(batch, "the engine panicked"),
+            Ok(Err(ServeError::Values)) => refuse(batch, || Refused::Values),
+            Ok(Err(error)) => refuse(batch, || Refused::Engine { reason: error.to_string() }),
+            Err(_) => refuse(batch, || Refused::Engine { reason: "the engine panicked".into() }),
         }
         self.shop.queue.note_service(pictures, inference + decoding);
         self.tell(pictures, inference, ok);
@@ -138,8 +139,8 @@ fn respond(batch: Vec<Ready>, logits: &[f32], begun: Instant, inference: Duratio
     }
 }
 
-fn refuse(batch: Vec<Ready>, reason: &str) {
+fn refuse(batch: Vec<Ready>, refused: impl Fn() -> Refused) {
     for ready in batch {
-        ready.job.answer(Err(Refused::Engine { reason: reason.into() }));
+        ready.job.answer(Err(refused()));
     }
 }

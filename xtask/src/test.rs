@@ -49,9 +49,11 @@ fn without_browser(arguments: &[String]) -> Result<(bool, Vec<String>)> {
 
 /// The arguments, with one more for the test programs themselves: those stand behind `--`.
 fn skipping(arguments: &[String], tests: &str) -> Vec<String> {
-    let separator = if arguments.iter().any(|argument| argument == "--") { &[][..] } else { &["--"] };
-    let skip = separator.iter().chain(&["--skip", tests]).map(ToString::to_string);
-    arguments.iter().cloned().chain(skip).collect()
+    let separated = arguments.iter().any(|argument| argument == "--");
+    let mut all = arguments.to_vec();
+    all.extend((!separated).then(|| "--".into()));
+    all.extend(["--skip".into(), tests.into()]);
+    all
 }
 
 /// The protobuf compiler that candle-onnx's build runs: the one `PROTOC` names, or the one that a crate carries.

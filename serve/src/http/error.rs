@@ -70,6 +70,8 @@ pub(crate) enum ApiError {
     ModelFailed { model: String, version: u64, reason: String },
     #[error("model `{model}` was not reloaded: {error}; what answered before goes on")]
     NotReloaded { model: String, error: NotReloaded },
+    #[error(transparent)]
+    Inference(#[from] super::oip::RequestError),
     #[error("the engine failed: {reason}")]
     Engine { reason: String },
 }
@@ -98,6 +100,7 @@ impl ApiError {
                 Self::Overloaded { seconds: seconds.clamp(SOON, LONGEST) }
             }
             Refused::Expired => Self::Deadline,
+            Refused::Values => Self::Inference(super::oip::no_values()),
             Refused::Engine { reason } => Self::Engine { reason },
             Refused::Picture { index, source } => {
                 Self::Picture { picture: index, name: names.get(index).cloned().flatten(), source }
@@ -116,6 +119,7 @@ impl ApiError {
             | Self::Top
             | Self::NoPictures
             | Self::Timeout { .. }
+            | Self::Inference(_)
             | Self::Base64 { .. } => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge { .. } | Self::TooManyPictures { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::ContentType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -163,6 +167,7 @@ impl ApiError {
             Self::ModelFailed { .. } => "model_failed",
             Self::NotReloaded { error: NotReloaded::Busy, .. } => "reload_under_way",
             Self::NotReloaded { .. } => "not_reloaded",
+            Self::Inference(_) => "bad_inference_request",
             Self::Engine { .. } => "engine_failed",
         }
     }

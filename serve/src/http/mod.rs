@@ -8,8 +8,13 @@ mod body;
 mod classify;
 mod error;
 mod health;
+mod metrics;
 mod models;
 mod observe;
+#[doc(hidden)]
+pub mod oip;
+mod openapi;
+mod page;
 mod server;
 pub mod wire;
 
@@ -21,10 +26,12 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderMap, HeaderName, Method, Uri};
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get, post};
 
 pub use crate::Options;
 use crate::events::{Event, Sink, Sinks};
+use crate::metrics::Metrics;
 use crate::repository::{Repository, Source};
 use crate::running::Running;
 use crate::{Result, Served};
@@ -72,10 +79,13 @@ impl Setup {
 
     fn app(self) -> Result<Shared> {
         self.options.check()?;
+        let metrics = Arc::new(Metrics::new());
+        let setup = self.sink(metrics.clone());
         Ok(Arc::new(App {
-            models: Repository::new(self.sources)?,
-            options: self.options,
-            sinks: self.sinks,
+            metrics,
+            models: Repository::new(setup.sources)?,
+            options: setup.options,
+            sinks: setup.sinks,
             life: AtomicU8::new(Life::Loading as u8),
             ids: Ids::new(),
         }))
@@ -104,6 +114,7 @@ pub(crate) struct App {
     pub options: Options,
     pub models: Repository,
     pub sinks: Sinks,
+    pub metrics: Arc<Metrics>,
     life: AtomicU8,
     ids: Ids,
 }
@@ -118,16 +129,40 @@ pub fn app(served: Served, options: &Options) -> Result<Router> {
     Setup::new(options).model(Source::loaded(served)).router()
 }
 
+/// Every route. The OpenAPI document describes these and no others.
+fn routes() -> Vec<(&'static str, MethodRouter<Shared>)> {
+    vec![
+        ("/", get(page::page)),
+        ("/page.css", get(page::style)),
+        ("/page.js", get(page::script)),
+        ("/openapi.json", get(openapi::document)),
+        ("/metrics", get(metrics::metrics)),
+        ("/v1/classify", post(classify::default)),
+        ("/v1/models", get(models::all)),
+        ("/v1/models/{model}", get(models::one)),
+        ("/v1/models/{model}/classify", post(classify::of_model)),
+        ("/v1/models/{model}/versions/{version}/classify", post(classify::of_version)),
+        ("/v1/models/{model}/reload", post(models::reload)),
+        ("/healthz", get(health::healthz)),
+        ("/readyz", get(health::readyz)),
+        ("/v2", get(oip::about::server)),
+        ("/v2/health/live", get(oip::about::live)),
+        ("/v2/health/ready", get(oip::about::ready)),
+        ("/v2/models/stats", get(oip::about::all_statistics)),
+        ("/v2/models/{model}", get(oip::about::model)),
+        ("/v2/models/{model}/ready", get(oip::about::model_ready)),
+        ("/v2/models/{model}/stats", get(oip::about::model_statistics)),
+        ("/v2/models/{model}/infer", post(oip::infer::latest)),
+        ("/v2/models/{model}/versions/{version}", get(oip::about::version)),
+        ("/v2/models/{model}/versions/{version}/ready", get(oip::about::version_ready)),
+        ("/v2/models/{model}/versions/{version}/stats", get(oip::about::version_statistics)),
+        ("/v2/models/{model}/versions/{version}/infer", post(oip::infer::of_version)),
+    ]
+}
+
 fn router(app: Shared) -> Router {
-    Router::new()
-        .route("/v1/classify", post(classify::default))
-        .route("/v1/models", get(models::all))
-        .route("/v1/models/{model}", get(models::one))
-        .route("/v1/models/{model}/classify", post(classify::of_model))
-        .route("/v1/models/{model}/versions/{version}/classify", post(classify::of_version))
-        .route("/v1/models/{model}/reload", post(models::reload))
-        .route("/healthz", get(health::healthz))
-        .route("/readyz", get(health::readyz))
+    let routes = routes().into_iter().fold(Router::new(), |router, (path, route)| router.route(path, route));
+    routes
         .fallback(no_route)
         .method_not_allowed_fallback(method_not_allowed)
         // `body` has its own limit, with an answer of its own.
@@ -197,10 +232,19 @@ impl App {
     }
 }
 
-async fn no_route(uri: Uri) -> ApiError {
-    ApiError::NoRoute { path: uri.path().into() }
+async fn no_route(uri: Uri) -> Response {
+    refused(&uri, ApiError::NoRoute { path: uri.path().into() })
 }
 
-async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
-    ApiError::Method { method: method.to_string(), path: uri.path().into() }
+async fn method_not_allowed(method: Method, uri: Uri) -> Response {
+    refused(&uri, ApiError::Method { method: method.to_string(), path: uri.path().into() })
+}
+
+/// An error as the protocol below that path writes it.
+fn refused(uri: &Uri, error: ApiError) -> Response {
+    if uri.path() == "/v2" || uri.path().starts_with("/v2/") {
+        oip::OipError::from(error).into_response()
+    } else {
+        error.into_response()
+    }
 }
