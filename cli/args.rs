@@ -35,6 +35,8 @@ pub enum Command {
     Predict(PredictArgs),
     /// Write a run as ONNX, safetensors or a bundle, and prove that the file answers as the network did
     Export(ExportArgs),
+    /// Check a bundle or an exported file again: hashes, metadata, the probe, accuracy; exit code 1 if anything failed
+    Verify(VerifyArgs),
     /// Answer over HTTP
     Serve(ServeArgs),
     /// Latency and throughput, against ResNet-18 or any other network
@@ -195,17 +197,33 @@ pub struct ExportArgs {
     /// Folder of a finished run, or a model.safetensors
     #[arg(value_name = "RUN|FILE")]
     pub model: PathBuf,
-    /// What to write: onnx, onnx-fp16, safetensors, safetensors-fp16; several, separated by commas; default what the
-    /// extension of --out says, else onnx
+    /// What to write: onnx, onnx-fp16, safetensors, safetensors-fp16, bundle (a folder of all that with a manifest, see
+    /// docs/format.md); several, separated by commas; default what the extension of --out says, else onnx
     #[arg(long, value_name = "FORMAT", value_delimiter = ',')]
     pub format: Vec<String>,
-    /// File to write, for several formats the folder; default model.onnx and so on in the run's folder
+    /// File to write, for a bundle or several formats the folder; default model.onnx, bundle and so on in the run's folder
     #[arg(short, long, value_name = "PATH")]
     pub out: Option<PathBuf>,
     /// What an ONNX file takes: f32-nchw (values 0..1 in planes), or u8-nhwc (pixels; the way from them to planes is in
     /// the file)
     #[arg(long, value_name = "INPUT", default_value = "f32-nchw")]
     pub input: String,
+    /// What the model is called in the bundle; default the run's name
+    #[arg(long, value_name = "NAME", help_heading = "Bundle")]
+    pub model_name: Option<String>,
+    /// Which one of that name it is
+    #[arg(long, value_name = "VERSION", default_value = "1", help_heading = "Bundle")]
+    pub model_version: String,
+    /// Seconds to measure the latency of each file on each engine in; 0 for no latency
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, help_heading = "Bundle")]
+    pub latency_seconds: f64,
+    /// Data set whose validation and test parts each file is measured on; default the one the run was trained on; `none`
+    /// for what the run knows of itself
+    #[arg(long, value_name = "SOURCE", help_heading = "Bundle")]
+    pub data: Option<String>,
+    /// Folder in which data sets are sought by name
+    #[arg(long, value_name = "DIR", default_value = "data", help_heading = "Bundle")]
+    pub data_dir: PathBuf,
     /// Fail unless ONNX Runtime was there and agrees
     #[arg(long)]
     pub require_parity: bool,
@@ -213,6 +231,32 @@ pub struct ExportArgs {
     #[arg(long, value_name = "FILE")]
     pub ort_lib: Option<PathBuf>,
     /// Print the report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Folder of a bundle, an .onnx file that `export` wrote, or a model.safetensors
+    #[arg(value_name = "BUNDLE|FILE")]
+    pub target: PathBuf,
+    /// Data set to measure the accuracies on record on once more
+    #[arg(long, value_name = "SOURCE")]
+    pub data: Option<String>,
+    /// Folder in which data sets are sought by name
+    #[arg(long, value_name = "DIR", default_value = "data")]
+    pub data_dir: PathBuf,
+    /// Fail where ONNX Runtime is not there to be asked
+    #[arg(long)]
+    pub require_ort: bool,
+    /// ONNX Runtime's shared library; default: ORT_DYLIB_PATH, beside this program, Python's onnxruntime, the system
+    #[arg(long, value_name = "FILE")]
+    pub ort_lib: Option<PathBuf>,
+    /// Threads that compute; 0 means one per core
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub threads: usize,
+    /// Print the checks as JSON
     #[arg(long)]
     pub json: bool,
 }

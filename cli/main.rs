@@ -4,6 +4,7 @@
 
 mod args;
 mod commands;
+mod dataset;
 mod failure;
 mod job;
 mod print;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Some(Command::Eval(args)) => commands::eval::run(args),
         Some(Command::Predict(args)) => commands::predict::run(args),
         Some(Command::Export(args)) => commands::export::run(args),
+        Some(Command::Verify(args)) => commands::verify::run(args),
         Some(Command::Serve(args)) => commands::serve::run(args),
         Some(Command::Bench(args)) => commands::bench::run(args),
         Some(Command::Models(args)) => commands::models::run(args),

@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use ::data::{Dataset, OpenOptions, Selection};
+use ::data::{Dataset, Selection};
 use engine::{Device, Model, Runtime};
 use models::Manifest;
 use serde_json::json;
 use train::{Evaluation, evaluate};
 
 use crate::args::{EvalArgs, EvalPart};
+use crate::dataset;
 use crate::failure::{Failure, Result};
 use crate::print::{self, Table, percent, thousands};
 
@@ -18,7 +19,8 @@ pub fn run(args: &EvalArgs) -> Result {
     let graph = manifest.graph().map_err(Failure::mendable)?;
     let runtime = Runtime::new(Device::Cpu, args.threads).map_err(Failure::broken)?;
     let mut model = Model::new(&graph, &weights, &runtime).map_err(Failure::mendable)?;
-    let (source, dataset) = open(args, &manifest)?;
+    let (source, dataset) =
+        dataset::open(args.data.as_deref(), &args.data_dir, args.threads, &args.model, &manifest)?;
     let (part, pictures) = selection(args.part, &dataset);
     if pictures.is_empty() {
         return Err(Failure::mendable(format!("{source} has no {part} part; choose another with --part")));
@@ -41,34 +43,6 @@ pub fn run(args: &EvalArgs) -> Result {
 pub fn load(path: &Path) -> Result<(Manifest, models::Weights)> {
     let file = if path.is_dir() { path.join("model.safetensors") } else { path.to_path_buf() };
     models::load(&file).map_err(Failure::mendable)
-}
-
-/// The data set asked for, or the one that the network was trained on, at the network's size.
-fn open(args: &EvalArgs, manifest: &Manifest) -> Result<(String, Dataset)> {
-    let trained_on = || manifest.training.as_ref().map(|training| training.data.clone());
-    let source = args.data.clone().or_else(trained_on).ok_or_else(|| {
-        Failure::mendable(format!(
-            "{} does not say what it was trained on; name a data set with --data",
-            args.model.display()
-        ))
-    })?;
-    let options = OpenOptions {
-        data_dir: args.data_dir.clone(),
-        image_size: Some(manifest.task.height),
-        channels: Some(manifest.task.channels),
-        seed: manifest.training.as_ref().map_or(0, |training| training.seed),
-        threads: args.threads,
-        ..OpenOptions::default()
-    };
-    let dataset = ::data::open(&source, &options).map_err(Failure::mendable)?;
-    if dataset.classes != manifest.labels {
-        return Err(Failure::mendable(format!(
-            "{source}: expected the network's classes [{}], found [{}]",
-            manifest.labels.join(", "),
-            dataset.classes.join(", ")
-        )));
-    }
-    Ok((source, dataset))
 }
 
 fn selection(part: EvalPart, dataset: &Dataset) -> (&'static str, Selection<'_>) {

@@ -1,18 +1,27 @@
 //! `distill export`: a run as ONNX, safetensors or a bundle, with the answers of other runtimes.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use ::export::accuracy::Pictures;
+use ::export::bundle::{self, BundleOptions, BundleReport};
 use ::export::{ExportError, Format, Options, Report, export, input};
 
 use crate::args::ExportArgs;
+use crate::dataset;
 use crate::failure::{Failure, Result};
-use crate::print::{self, thousands};
+use crate::print::{self, Table, percent, thousands};
 
 /// Writes and reports.
 pub fn run(args: &ExportArgs) -> Result {
     let formats = formats(args)?;
     let mut report = Report { files: Vec::new(), parity: Vec::new() };
+    let mut bundle = None;
     for &format in &formats {
+        if format == Format::Bundle {
+            bundle = Some(write_bundle(args, formats.len())?);
+            continue;
+        }
         let Report { files, parity } =
             export(&args.model, &options(args, format, formats.len())?).map_err(failure)?;
         if !args.json {
@@ -22,9 +31,56 @@ pub fn run(args: &ExportArgs) -> Result {
         report.parity.extend(parity);
     }
     if args.json {
-        print::json(&report);
+        let mut value = serde_json::to_value(&report).map_err(Failure::broken)?;
+        if let Some(bundle) = bundle {
+            value["bundle"] = serde_json::to_value(&bundle).map_err(Failure::broken)?;
+        }
+        print::json(&value);
     }
     Ok(())
+}
+
+fn write_bundle(args: &ExportArgs, formats: usize) -> Result<BundleReport> {
+    let options = BundleOptions {
+        out: out(args.out.as_deref(), Format::Bundle, formats),
+        name: args.model_name.clone(),
+        version: args.model_version.clone(),
+        latency: latency(args.latency_seconds)?,
+        files: Options { require_parity: args.require_parity, ..options(args, Format::Bundle, formats)? },
+        ..BundleOptions::default()
+    };
+    let report = bundle::write(&args.model, pictures(args)?.as_ref(), &options).map_err(failure)?;
+    if !args.json {
+        show_bundle(&report);
+    }
+    Ok(report)
+}
+
+fn latency(seconds: f64) -> Result<Option<Duration>> {
+    let wrong = |_| Failure::mendable(format!("--latency-seconds: expected a time, found {seconds}"));
+    let budget = Duration::try_from_secs_f64(seconds).map_err(wrong)?;
+    Ok((!budget.is_zero()).then_some(budget))
+}
+
+/// The pictures to measure on. What the user named has to be there; what the run was trained on may be elsewhere, which
+/// is said.
+fn pictures(args: &ExportArgs) -> Result<Option<Pictures>> {
+    if args.data.as_deref() == Some("none") {
+        return Ok(None);
+    }
+    let (manifest, _) = super::eval::load(&args.model)?;
+    let opened = dataset::open(args.data.as_deref(), &args.data_dir, 0, &args.model, &manifest);
+    match (opened, &args.data) {
+        (Ok((_, dataset)), _) => Pictures::new(dataset, &manifest).map(Some).map_err(Failure::mendable),
+        (Err(failure), Some(_)) => Err(failure),
+        (Err(failure), None) => {
+            print::note(format!(
+                "accuracies are those that the run knows of itself: {}; --data SOURCE measures each file",
+                failure.message
+            ));
+            Ok(None)
+        }
+    }
 }
 
 fn options(args: &ExportArgs, format: Format, formats: usize) -> Result<Options> {
@@ -71,4 +127,35 @@ fn show(report: &Report) {
     for parity in &report.parity {
         print::line(format!("{:<12} {}", parity.runtime, parity.answer));
     }
+}
+
+fn show_bundle(report: &BundleReport) {
+    show(&Report { files: report.files.clone(), parity: report.parity.clone() });
+    for refused in &report.refused {
+        print::line(format!("{} is not in it: {}", refused.file, refused.reason));
+    }
+    let mut table =
+        Table::new(&["file", "engine", "split", "pictures", "top-1 %", "same as float %"]).with_texts(3);
+    for row in &report.accuracy {
+        table.row([
+            row.file.clone(),
+            row.engine.clone(),
+            format!("{} {}", row.data, row.split),
+            thousands(row.count as u64),
+            percent(Some(row.top1)),
+            percent(row.agreement),
+        ]);
+    }
+    if !report.accuracy.is_empty() {
+        table.print();
+    }
+    let mut table = Table::new(&["file", "engine", "statistic", "us"]).with_texts(3);
+    for row in &report.latency {
+        let (statistic, time) = (row.statistic.name().to_string(), format!("{:.1}", row.microseconds));
+        table.row([row.file.clone(), row.engine.clone(), statistic, time]);
+    }
+    if !report.latency.is_empty() {
+        table.print();
+    }
+    print::line(format!("\nNext:\n  distill verify {0}\n  distill serve {0}", report.folder.display()));
 }

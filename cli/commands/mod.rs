@@ -12,3 +12,4 @@ pub mod models;
 pub mod predict;
 pub mod serve;
 pub mod train;
+pub mod verify;

@@ -43,6 +43,35 @@ pub enum ExportError {
         /// What was to be written.
         path: PathBuf,
     },
+    /// Something else where a bundle was to be written.
+    #[error(
+        "{path}: expected no folder, or a bundle to replace; found something else, which stays (another place with \
+         --out DIR)",
+        path = path.display()
+    )]
+    NotABundle {
+        /// What is in the way.
+        path: PathBuf,
+    },
+    /// Pictures of other classes.
+    #[error("{data}: expected the network's classes [{expected}], found [{found}]")]
+    Classes {
+        /// The data set.
+        data: String,
+        /// The network's.
+        expected: String,
+        /// Its own.
+        found: String,
+    },
+    /// Pictures that cannot be divided as the training did.
+    #[error(transparent)]
+    Data(#[from] data::DataError),
+    /// A bundle that is not whole or contradicts itself.
+    #[error(transparent)]
+    Bundle(#[from] models::BundleError),
+    /// A manifest that was about to contradict itself.
+    #[error("manifest.json: {0}")]
+    BundleManifest(#[from] models::bundle::Contradiction),
     /// A file that cannot be read or written.
     #[error("{path}: {source}", path = path.display())]
     File {

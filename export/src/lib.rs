@@ -7,18 +7,27 @@
 //! Never here: training, HTTP, printing.
 #![forbid(unsafe_code)]
 
+pub mod accuracy;
+pub mod answers;
+pub mod bundle;
+pub mod card;
 mod error;
 mod format;
 pub mod half;
 pub mod input;
+pub mod latency;
 pub mod parity;
 mod run;
+pub mod verify;
 pub mod writer;
 
 pub use error::ExportError;
 pub use format::{Entry, FORMATS, Format};
 pub use parity::{Answer, Difference, Parity};
 pub use run::{Encoded, Options, Report, Written, contract, encode, export, export_network};
+
+/// Name and version of this writer, as files say it.
+pub const PRODUCER: &str = concat!("distill ", env!("CARGO_PKG_VERSION"));
 
 /// Result of a call of this crate.
 pub type Result<T, E = ExportError> = std::result::Result<T, E>;

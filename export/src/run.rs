@@ -184,7 +184,7 @@ pub fn contract(manifest: &Manifest, weights_sha256: &str) -> Result<Contract> {
         input: Input::new(task.channels, task.height, task.width, fit),
         manifest: json,
         weights_sha256: weights_sha256.into(),
-        producer: concat!("distill ", env!("CARGO_PKG_VERSION")).into(),
+        producer: crate::PRODUCER.into(),
     })
 }
 

@@ -412,14 +412,22 @@ impl Bundle {
     /// # Errors
     /// [`BundleError`] with the file and the key at fault.
     pub fn open(folder: &Path) -> Result<Self, BundleError> {
+        let bundle = Self::announced(folder)?;
+        bundle.files.iter().try_for_each(|file| bundle.look_at(file))?;
+        Ok(bundle)
+    }
+
+    /// What a folder's manifest announces, before anybody looked for the files: for whoever wants to look at each.
+    ///
+    /// # Errors
+    /// [`BundleError`] about the manifest.
+    pub fn announced(folder: &Path) -> Result<Self, BundleError> {
         if !Self::is_at(folder) {
             return Err(BundleError::NotABundle { folder: folder.into() });
         }
         let path = folder.join(MANIFEST);
         let manifest = BundleManifest::from_json(&path, &read_manifest(&path)?)?;
-        let bundle = Self { folder: folder.into(), manifest };
-        bundle.files.iter().try_for_each(|file| bundle.look_at(file))?;
-        Ok(bundle)
+        Ok(Self { folder: folder.into(), manifest })
     }
 
     /// The folder.
