@@ -40,7 +40,7 @@ pub enum Command {
     /// Answer over HTTP
     Serve(ServeArgs),
     /// Latency and throughput, against ResNet-18 or any other network
-    Bench(BenchArgs),
+    Bench(Box<BenchArgs>),
     /// The networks there are; with a name, what one costs
     Models(ModelsArgs),
     /// The training and distillation methods there are; with a name, its options
@@ -292,48 +292,117 @@ pub struct ServeArgs {
 /// Flags of `bench`.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// Runs, .onnx files, or names of networks (at random weights)
-    #[arg(value_name = "MODEL", required = true)]
+    /// Runs, bundles, .onnx or .safetensors files (with what lies beside them), or names of networks (at random weights)
+    #[arg(value_name = "MODEL", required_unless_present = "url")]
     pub models: Vec<String>,
+    /// Rows of each model: native, native-bf16, native-int8, ort, ort-int8, candle-onnx, separated by commas; default
+    /// all but native-bf16, or those of --engine and --weights
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub rows: Vec<String>,
     /// Network to compare with, at the same input and with the imagenet stem; `none` for no comparison
     #[arg(long, value_name = "NAME", default_value = "resnet18")]
     pub against: String,
-    /// Side of the pictures in pixels, for networks given by name; default what the network was made for
-    #[arg(long, value_name = "PX")]
-    pub image_size: Option<usize>,
-    /// Channels of the pictures, for networks given by name: 3 for RGB, 1 for gray
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    pub channels: usize,
-    /// Classes, for networks given by name
-    #[arg(long, value_name = "N", default_value_t = 10)]
-    pub classes: usize,
-    /// Length of the features layer, for small CNNs given by name
-    #[arg(long, value_name = "N")]
-    pub features: Option<usize>,
-    /// First layers of networks given by name: imagenet or small
-    #[arg(long, value_name = "STEM", default_value = "imagenet")]
-    pub stem: String,
     #[command(flatten)]
     pub engine: EngineArgs,
-    /// Calls that count, for each model, in turns with the others
-    #[arg(long, value_name = "N", default_value_t = 1000)]
-    pub samples: usize,
-    /// Most seconds of measuring for each model; fewer samples are reported as such
-    #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
-    pub seconds: f64,
-    /// Pictures at once where throughput is measured
-    #[arg(long, value_name = "N", default_value_t = 32)]
-    pub batch_size: usize,
-    /// Leave out the measurement over HTTP
-    #[arg(long)]
-    pub no_http: bool,
+    /// How long to measure.
+    #[command(flatten)]
+    pub effort: BenchEffort,
+    /// Networks given by name.
+    #[command(flatten)]
+    pub task: BenchTaskArgs,
+    /// Measure each row's accuracy on this data set's test part, on its own engine and file; else what the file or its
+    /// bundle recorded is shown
+    #[arg(long, value_name = "SOURCE", help_heading = "Accuracy")]
+    pub data: Option<String>,
+    /// Folder in which data sets are sought by name
+    #[arg(long, value_name = "DIR", default_value = "data", help_heading = "Accuracy")]
+    pub data_dir: PathBuf,
+    /// What is measured over HTTP.
+    #[command(flatten)]
+    pub http: BenchHttp,
+    /// Write report.html, report.md, report.json and every sample into this folder
+    #[arg(long, value_name = "DIR", help_heading = "Report")]
+    pub report: Option<PathBuf>,
     /// Show where the time of the native engine goes, node by node, one picture at a time, beside what this machine can
     /// do at most; with =FILE also as JSON in that file
-    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, help_heading = "Report")]
     pub profile: Option<Option<PathBuf>>,
     /// Print JSON instead of a table; with --profile it has a `profile` too
-    #[arg(long)]
+    #[arg(long, help_heading = "Report")]
     pub json: bool,
+}
+
+/// Flags of `bench`: how long everything is measured.
+#[derive(Debug, Args)]
+pub struct BenchEffort {
+    /// A first look, in seconds; without it minutes
+    #[arg(long, help_heading = "Effort", conflicts_with = "mlperf")]
+    pub quick: bool,
+    /// MLPerf's least times and counts: 600 s for each row and scenario, 24,576 pictures offline
+    #[arg(long, help_heading = "Effort")]
+    pub mlperf: bool,
+    /// Calls of the single stream, for each row, in turns with the others
+    #[arg(long, value_name = "N", help_heading = "Effort")]
+    pub samples: Option<usize>,
+    /// Seconds of the single stream, for each row (with --samples: at most), and of each load over HTTP at most
+    #[arg(long, value_name = "SECONDS", help_heading = "Effort")]
+    pub seconds: Option<f64>,
+    /// Pictures at once where offline throughput is measured
+    #[arg(long, value_name = "N", default_value_t = 32, help_heading = "Effort")]
+    pub batch_size: usize,
+}
+
+/// Flags of `bench`: what networks given by name are built for.
+#[derive(Debug, Args)]
+pub struct BenchTaskArgs {
+    /// Side of the pictures in pixels; default what the network was made for
+    #[arg(long, value_name = "PX", help_heading = "Networks given by name")]
+    pub image_size: Option<usize>,
+    /// Channels of the pictures: 3 for RGB, 1 for gray
+    #[arg(long, value_name = "N", default_value_t = 3, help_heading = "Networks given by name")]
+    pub channels: usize,
+    /// Classes
+    #[arg(long, value_name = "N", default_value_t = 10, help_heading = "Networks given by name")]
+    pub classes: usize,
+    /// Length of the features layer of small CNNs
+    #[arg(long, value_name = "N", help_heading = "Networks given by name")]
+    pub features: Option<usize>,
+    /// First layers: imagenet or small
+    #[arg(long, value_name = "STEM", default_value = "imagenet", help_heading = "Networks given by name")]
+    pub stem: String,
+}
+
+/// Flags of `bench`: what is measured over HTTP.
+#[derive(Debug, Args)]
+pub struct BenchHttp {
+    /// Leave out all that goes over HTTP
+    #[arg(long, help_heading = "HTTP", conflicts_with = "url")]
+    pub no_http: bool,
+    /// Put a server that runs already under load, instead of one in this process
+    #[arg(long, value_name = "http://HOST:PORT", help_heading = "HTTP")]
+    pub url: Option<String>,
+    /// Header of each request, such as 'authorization: Bearer KEY'; may be repeated
+    #[arg(long, value_name = "NAME: VALUE", help_heading = "HTTP")]
+    pub header: Vec<String>,
+    /// Closed loop: connections that each send a request once the one before is answered
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1,16", help_heading = "HTTP")]
+    pub connections: Vec<usize>,
+    /// Open loop: requests per second that come whether or not those before are answered, such as 100,500,1000;
+    /// default half and 80 % of what the closed loop reached
+    #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "HTTP")]
+    pub rates: Vec<f64>,
+    /// Connections that the open loop may use
+    #[arg(long, value_name = "N", default_value_t = 64, help_heading = "HTTP")]
+    pub open_connections: usize,
+    /// What requests hold: png or jpeg
+    #[arg(long, value_name = "FORMAT", default_value = "png", help_heading = "HTTP")]
+    pub picture: String,
+    /// Pictures in a request where throughput with batching is measured
+    #[arg(long, value_name = "N", default_value_t = 32, help_heading = "HTTP")]
+    pub pictures: usize,
+    /// Seed of the open loop's arrivals
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "HTTP")]
+    pub seed: u64,
 }
 
 /// Flags of `models`.

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod bench_host;
 mod commands;
 mod dataset;
 mod failure;

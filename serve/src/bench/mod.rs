@@ -1,250 +1,232 @@
-//! How fast models answer: single-stream latency and offline throughput in this process, latency over HTTP, and the
-//! ratio to a reference network of the same input, measured by turns in the same run.
+//! How fast models answer, as a report that somebody who doubts it can check: MLPerf's single stream and offline in this
+//! process, every stage from the bytes of a picture file, servers under load, and the ratio to a reference network of
+//! the same input, all by turns in the same run.
 //!
-//! What is measured, as MLPerf's scenarios have it: *single stream*, one picture after the other, each from call to
-//! answer; *offline*, batches as fast as they go. Pictures are in memory and of the network's size; over HTTP they are
-//! JPEG files of that size and every stage counts. All samples count, none is clipped; warm-up calls do not.
+//! [`bench`] measures; a [`BenchReport`] says what was measured, on what, and for how long, and becomes a table, a page,
+//! Markdown or JSON. What it cannot measure it says: a row without its file or engine, a percentile of too few samples,
+//! a machine that was busy, a rate that was not held, energy that nobody counts.
+//!
+//! Pictures are in memory and of the network's size. All samples after the warm-up count, none is clipped, and all are
+//! kept ([`BenchReport::write`]). Never here: data sets, exporting, printing; who runs the bench is its [`Host`].
 
-mod client;
+mod accuracy;
 mod contestant;
-mod measure;
+mod early_stopping;
+mod energy;
+mod files;
+mod host;
+mod latency;
+mod load;
+mod machine;
+mod options;
+mod page;
+mod picture_files;
+mod report;
+mod scenarios;
+mod stability;
+mod stages;
 mod table;
+mod turns;
+mod variant;
 
-use std::time::Duration;
+pub use accuracy::{Accuracy, Share};
+pub use early_stopping::{minimum_count, slower_allowed};
+pub use energy::Energy;
+pub use host::{Alone, Host};
+pub use latency::{Latency, PERCENTS, Percentile, Samples};
+pub use load::{Batched, ClosedLoad, Codes, GeneratorLimit, LoadReport, OpenLoad};
+pub use machine::{Conditions, Load};
+pub use options::{BenchOptions, BenchTask, Effort, HttpOptions, PictureFormat, Span, Url};
+pub use report::{
+    BenchReport, EffortUsed, Figures, MadeBy, ModelFile, ModelProfile, Outcome, Ratio, Row, SCHEMA, Series,
+    Stages, Throughput,
+};
+pub use stability::{Stability, Trial};
+pub use variant::{Artefact, Entry, VARIANTS, Variant};
 
-use engine::machine::describe;
-use engine::{Device, Profile, Runtime};
-use models::{Machine, Stem};
-use serde::{Deserialize, Serialize};
-
-use crate::{LoadOptions, Result, ServeError};
-use contestant::Contestant;
-use measure::Samples;
-
-/// What is measured, and how.
-#[derive(Clone, Debug, PartialEq)]
-pub struct BenchOptions {
-    /// Runs, `.onnx` files, `model.safetensors` files or names of architectures at random weights.
-    pub models: Vec<String>,
-    /// Architecture to compare with, at random weights, on the native engine, with the `imagenet` stem and the input of
-    /// the model that it is compared with.
-    pub against: Option<String>,
-    /// Input and layout of architectures given by name.
-    pub task: BenchTask,
-    /// Engine of the models, by default each one's own; its weights, threads and library. References have f32 weights.
-    pub load: LoadOptions,
-    /// Calls before the first that counts.
-    pub warm_up: usize,
-    /// Calls that count, per model.
-    pub samples: usize,
-    /// Longest time for them, per model; fewer samples are reported as such.
-    pub budget: Duration,
-    /// Pictures in a batch of the offline measurement.
-    pub batch: usize,
-    /// Whether to measure over HTTP too.
-    pub http: bool,
-    /// Whether to take the time of every node too, one picture at a time, after everything else.
-    pub profile: bool,
-}
-
-impl Default for BenchOptions {
-    fn default() -> Self {
-        Self {
-            models: Vec::new(),
-            against: None,
-            task: BenchTask::default(),
-            load: LoadOptions { threads: 1, ..LoadOptions::default() },
-            warm_up: 20,
-            samples: 1000,
-            budget: Duration::from_secs(10),
-            batch: 32,
-            http: true,
-            profile: false,
-        }
-    }
-}
-
-/// What architectures given by name are built for.
-#[derive(Clone, Debug, PartialEq)]
-pub struct BenchTask {
-    /// Classes.
-    pub classes: usize,
-    /// 3 for RGB, 1 for gray.
-    pub channels: usize,
-    /// Side of the square picture; the architecture's own if `None`.
-    pub size: Option<usize>,
-    /// Layout of the first layers.
-    pub stem: Stem,
-    /// Length of the small CNNs' features layer; their own if `None`.
-    pub features: Option<usize>,
-}
-
-impl Default for BenchTask {
-    fn default() -> Self {
-        Self { classes: 10, channels: 3, size: None, stem: Stem::Imagenet, features: None }
-    }
-}
-
-/// What was measured.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct BenchReport {
-    /// The machine.
-    pub machine: Machine,
-    /// Threads of each engine.
-    pub threads: usize,
-    /// One per model, the references last.
-    pub rows: Vec<Row>,
-    /// One per model, in the same order, if they were asked for.
-    #[serde(skip)]
-    pub profiles: Vec<ModelProfile>,
-}
-
-/// Where a model's time goes, one picture after the other.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ModelProfile {
-    /// As it was named.
-    pub model: String,
-    /// The engine that ran it.
-    pub engine: &'static str,
-    /// Its nodes; `None` for an engine that keeps their times to itself.
-    pub profile: Option<Profile>,
-}
-
-/// A model and its figures.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Row {
-    /// As it was named.
-    pub model: String,
-    /// Its architecture, where it is known.
-    pub arch: Option<String>,
-    /// The engine that ran it.
-    pub engine: String,
-    /// How the engine stored its weights: `f32` or `bf16`.
-    pub weights: String,
-    /// Layout of its first layers, where it is known.
-    pub stem: Option<Stem>,
-    /// Channels, height and width of its pictures.
-    pub input: [usize; 3],
-    /// Classes.
-    pub classes: usize,
-    /// Whether its weights are random: speed is meant, accuracy is none.
-    pub random_weights: bool,
-    /// Parameters, where the graph is known.
-    pub params: Option<u64>,
-    /// Multiply-accumulates of one picture, where the graph is known.
-    pub macs: Option<u64>,
-    /// Single stream in this process.
-    pub latency: Latency,
-    /// Offline in this process.
-    pub throughput: Throughput,
-    /// Single stream over HTTP on the loopback, JPEG to labels.
-    pub http: Option<Latency>,
-    /// How many times faster than the reference.
-    pub ratio: Option<Ratio>,
-}
-
-/// A distribution of latencies; percentiles are samples, by the nearest rank.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Latency {
-    /// Calls that counted.
-    pub count: usize,
-    /// Half of the calls took at most this many microseconds.
-    pub p50_us: f64,
-    /// 90 % of them.
-    pub p90_us: f64,
-    /// 99 % of them.
-    pub p99_us: f64,
-}
-
-/// Batches as fast as they go.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Throughput {
-    /// Pictures in a batch.
-    pub batch: usize,
-    /// Batches that counted.
-    pub count: usize,
-    /// Pictures answered in a second.
-    pub pictures_per_second: f64,
-}
-
-/// How many times faster than a reference: its median latency over the model's.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Ratio {
-    /// The reference.
-    pub against: String,
-    /// In this process.
-    pub in_process: f64,
-    /// Over HTTP.
-    pub http: Option<f64>,
-}
+use crate::Result;
+use contestant::{Entrant, Runner};
 
 /// Measures all models by turns.
 ///
 /// # Errors
-/// For a model that is not there or does not load, and for engines and servers that fail.
-pub fn bench(options: &BenchOptions) -> Result<BenchReport> {
-    check(options)?;
-    let mut contestants = Vec::new();
+/// For a model that is not there or that no engine can run, and for engines and servers that fail.
+pub fn bench(options: &BenchOptions, host: &mut dyn Host) -> Result<BenchReport> {
+    options.check()?;
+    let before = Load::now();
+    let machine = Conditions::describe(options.load.threads)?;
+    let mut entrants = Vec::new();
     for name in &options.models {
-        contestants.push(Contestant::named(name, options)?);
+        entrants.extend(contestant::enter(name, options, host)?);
     }
-    let references = add_references(&mut contestants, options)?;
-    let latencies = measure::in_process(&mut contestants, options)?;
-    let throughputs = measure::offline(&mut contestants, options)?;
-    let over_http = if options.http { Some(measure::over_http(&contestants, options)?) } else { None };
-    let profiles = match options.profile {
-        true => measure::profiles(&mut contestants, options)?,
-        false => Vec::new(),
-    };
-    let mut rows = Vec::new();
-    for (index, contestant) in contestants.iter().enumerate() {
-        let http = over_http.as_ref().map(|samples| &samples[index]);
-        let reference = references[index];
-        let ratio = reference.map(|reference| Ratio {
-            against: contestants[reference].label.clone(),
-            in_process: latencies[reference].median() / latencies[index].median(),
-            http: over_http.as_ref().map(|samples| samples[reference].median() / samples[index].median()),
-        });
-        rows.push(contestant.row(
-            latencies[index].summary(),
-            throughputs[index],
-            http.map(Samples::summary),
-            ratio,
-        ));
-    }
-    Ok(BenchReport {
-        machine: describe(&Runtime::new(Device::Cpu, options.load.threads)?),
+    let references = add_references(&mut entrants, options)?;
+    let mut samples = Vec::new();
+    measure_rows(&mut entrants, &references, options, host, &mut samples)?;
+    judge_accuracies(&mut entrants, host);
+    let http = put_under_load(&mut entrants, options, host, &mut samples)?;
+    let profiles = profiles(&mut entrants, options, host)?;
+    let mut report = BenchReport {
+        schema: SCHEMA.into(),
+        made_by: MadeBy { seed: options.http.as_ref().map_or(0, |http| http.seed), ..host.made_by() },
+        warnings: machine::warning(before, machine.machine.cores).into_iter().collect(),
+        machine,
+        load: [before, Load::now()],
+        effort: effort(options),
         threads: options.load.threads,
-        rows,
+        rows: entrants.into_iter().map(|entrant| entrant.row).collect(),
+        http,
         profiles,
-    })
+        samples,
+    };
+    report.warnings.extend(page::doubts(&report));
+    Ok(report)
 }
 
-fn check(options: &BenchOptions) -> Result<()> {
-    let BenchOptions { models, load, samples, batch, .. } = options;
-    for (name, value) in
-        [("models", models.len()), ("threads", load.threads), ("samples", *samples), ("batch", *batch)]
-    {
-        if value == 0 {
-            return Err(ServeError::Setting { name, expected: "at least 1".into(), found: "0".into() });
+fn effort(options: &BenchOptions) -> EffortUsed {
+    let Effort { name, warm_up, single, .. } = &options.effort;
+    EffortUsed {
+        name: (*name).into(),
+        warm_up: *warm_up,
+        samples: single.samples,
+        seconds: single.time.as_secs_f64(),
+        patience_seconds: single.patience.as_secs_f64(),
+        batch: options.batch,
+    }
+}
+
+/// Appends a reference per distinct input; per entrant, the index of its reference.
+fn add_references(entrants: &mut Vec<Entrant>, options: &BenchOptions) -> Result<Vec<Option<usize>>> {
+    let Some(against) = &options.against else { return Ok(vec![None; entrants.len()]) };
+    let mut references = Vec::new();
+    for index in 0..entrants.len() {
+        let (input, classes) = (entrants[index].row.input, entrants[index].row.classes);
+        let same = |entrant: &Entrant| {
+            let Row { reference, input: other, classes: others, .. } = &entrant.row;
+            *reference && *other == input && *others == classes
+        };
+        let position = entrants.iter().position(same);
+        if position.is_none() {
+            entrants.push(contestant::reference(against, input, classes, options)?);
+        }
+        references.push(Some(position.unwrap_or(entrants.len() - 1)));
+    }
+    references.resize(entrants.len(), None);
+    Ok(references)
+}
+
+/// Single stream, offline and stages of all rows that run.
+fn measure_rows(
+    entrants: &mut [Entrant],
+    references: &[Option<usize>],
+    options: &BenchOptions,
+    host: &mut dyn Host,
+    series: &mut Vec<Series>,
+) -> Result<()> {
+    let running: Vec<usize> = (0..entrants.len()).filter(|&index| entrants[index].runner.is_some()).collect();
+    let mut runners: Vec<&mut Runner> =
+        entrants.iter_mut().filter_map(|entrant| entrant.runner.as_mut()).collect();
+    host.phase("single stream");
+    let single = scenarios::single_stream(&mut runners, options)?;
+    host.phase("offline");
+    let offline = scenarios::offline(&mut runners, options)?;
+    host.phase("stages of picture files");
+    let stages = stages::measure(&mut runners, options)?;
+    drop(runners);
+    let measured = single.into_iter().zip(offline).zip(stages);
+    for (&index, ((single, (throughput, batches)), stages)) in running.iter().zip(measured) {
+        let latency = single.summary();
+        let mut keep = |name: &str, samples: Samples| {
+            series.push(Series { name: format!("row-{index}-{name}"), samples });
+        };
+        keep("single-stream", single);
+        keep("offline-batches", batches);
+        stages.samples.into_iter().for_each(|(name, samples)| keep(&name, samples));
+        let figures = Figures { latency, throughput, stages: stages.stages, ratio: None };
+        entrants[index].row.outcome = Outcome::Figures(Box::new(figures));
+    }
+    for &index in &running {
+        let ratio = references[index].and_then(|reference| ratio(entrants, index, reference));
+        if let Outcome::Figures(figures) = &mut entrants[index].row.outcome {
+            figures.ratio = ratio;
         }
     }
     Ok(())
 }
 
-/// Appends a reference per distinct input; per contestant, the index of its reference.
-fn add_references(contestants: &mut Vec<Contestant>, options: &BenchOptions) -> Result<Vec<Option<usize>>> {
-    let Some(against) = &options.against else { return Ok(vec![None; contestants.len()]) };
-    let mut references = Vec::new();
-    for index in 0..contestants.len() {
-        let (input, classes) = (contestants[index].input, contestants[index].classes);
-        let same = |other: &Contestant| other.reference && other.input == input && other.classes == classes;
-        let position = contestants.iter().position(same);
-        if position.is_none() {
-            contestants.push(Contestant::reference(against, input, classes, options.load.threads)?);
-        }
-        references.push(Some(position.unwrap_or(contestants.len() - 1)));
+fn ratio(entrants: &[Entrant], index: usize, reference: usize) -> Option<Ratio> {
+    let (own, other) = (entrants[index].row.figures()?, entrants[reference].row.figures()?);
+    let http = |figures: &Figures| Some(figures.stages.first()?.http.as_ref()?.at(50.0));
+    Some(Ratio {
+        against: entrants[reference].row.model.clone(),
+        in_process: other.latency.at(50.0) / own.latency.at(50.0),
+        http: http(other).zip(http(own)).map(|(other, own)| other / own),
+    })
+}
+
+/// Accuracy beside every row that runs: measured on its own engine where the host has data, else as recorded.
+fn judge_accuracies(entrants: &mut [Entrant], host: &mut dyn Host) {
+    for Entrant { row, runner } in entrants {
+        let Some(runner) = runner else { continue };
+        row.accuracy = if row.random_weights {
+            Accuracy::NotMeasured { reason: "its weights are random".into() }
+        } else {
+            host.phase(&format!("accuracy of {} on {}", row.model, row.title()));
+            let card = runner.card().clone();
+            match host.accuracy(&card, row.training_seed, runner.engine.as_mut()) {
+                Some(Ok(share)) => Accuracy::Measured(share),
+                Some(Err(reason)) => Accuracy::NotMeasured { reason },
+                None => row.file.as_ref().and_then(accuracy::recorded).unwrap_or(Accuracy::NotMeasured {
+                    reason: "name pictures with --data; nothing is recorded of this file".into(),
+                }),
+            }
+        };
     }
-    references.resize(contestants.len(), None);
-    Ok(references)
+}
+
+/// The server that was named, or one for each model's first row that runs.
+fn put_under_load(
+    entrants: &mut [Entrant],
+    options: &BenchOptions,
+    host: &mut dyn Host,
+    series: &mut Vec<Series>,
+) -> Result<Vec<LoadReport>> {
+    let Some(http) = &options.http else { return Ok(Vec::new()) };
+    let mut reports = Vec::new();
+    let mut keep = |name: String, (report, samples): (LoadReport, Vec<Series>)| {
+        let named = samples.into_iter().map(|one| Series { name: format!("{name}-{}", one.name), ..one });
+        series.extend(named);
+        reports.push(report);
+    };
+    if let Some(url) = &http.url {
+        host.phase(&format!("http://{} under load", url.host));
+        keep("url".into(), load::of_url(url, options, http)?);
+        return Ok(reports);
+    }
+    let mut seen: Vec<String> = Vec::new();
+    for (index, Entrant { row, runner }) in entrants.iter_mut().enumerate() {
+        let Some(runner) = runner else { continue };
+        if row.reference || seen.contains(&row.model) {
+            continue;
+        }
+        seen.push(row.model.clone());
+        host.phase(&format!("{} on {} under load", row.model, row.title()));
+        let (report, samples) = load::of_model(runner, &row.title(), options, http)?;
+        keep(format!("row-{index}"), (LoadReport { model: row.model.clone(), ..report }, samples));
+    }
+    Ok(reports)
+}
+
+fn profiles(
+    entrants: &mut [Entrant],
+    options: &BenchOptions,
+    host: &mut dyn Host,
+) -> Result<Vec<ModelProfile>> {
+    let mut profiles = Vec::new();
+    for Entrant { row, runner } in entrants.iter_mut().filter(|_| options.profile) {
+        if let Some(runner) = runner {
+            host.phase(&format!("nodes of {} on {}", row.model, row.title()));
+            profiles.push(scenarios::profile(runner, &row.model, options)?);
+        }
+    }
+    Ok(profiles)
 }

@@ -7,6 +7,7 @@ mod ours;
 mod process;
 mod rival;
 mod row;
+mod serving;
 
 use std::path::Path;
 
@@ -28,7 +29,9 @@ const USAGE: &str =
   --threads N    threads of all sides in training; default 2
   --rounds N     turns of each side; default 5
   --python EXE   a Python that has the peers' packages; default one made in .tools/
-  --json FILE    the rows as JSON";
+  --json FILE    the rows as JSON
+
+       cargo xtask peers serving    our server beside FastAPI and uvicorn, under wrk; its options by --help";
 
 struct Options {
     cases: Vec<Case>,
@@ -70,6 +73,9 @@ fn at_least_one(flag: &str, value: &str) -> Result<usize> {
 
 /// Measures every case and prints a row for each of its peers. What fails is named, and the rest goes on.
 pub fn run(arguments: &[String]) -> Result {
+    if let Some(("serving", rest)) = arguments.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        return serving::run(rest);
+    }
     let options = Options::parse(arguments)?;
     let python = match &options.python {
         Some(python) => python.into(),

@@ -1,0 +1,160 @@
+//! What the bench asks of this program: accuracies on a data set, files of networks that were never saved, the command
+//! line, and somebody to tell how far it is. Never a figure of its own.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ::data::{Dataset, OpenOptions, Selection};
+use ::export::{Format, export_network};
+use models::{Manifest, Weights};
+use serve::bench::{Artefact, Host, MadeBy, Share, Variant};
+use serve::{Card, Engine};
+use tempfile::TempDir;
+use train::evaluate::argmax;
+
+use crate::args::BenchArgs;
+use crate::failure::{Failure, Result};
+use crate::print;
+
+/// Pictures that go through an engine at once where its accuracy is measured.
+const BATCH: usize = 128;
+
+/// This program, to the bench.
+pub struct BenchHost {
+    data: Option<String>,
+    data_dir: PathBuf,
+    ort_lib: Option<PathBuf>,
+    /// Whether any row runs an exported file.
+    exports: bool,
+    /// Data sets by what networks take of them.
+    opened: HashMap<Taken, std::result::Result<Dataset, String>>,
+    /// Where networks without a file are written; gone with this.
+    folder: TempDir,
+    written: usize,
+    began: u64,
+}
+
+/// What a network takes of a data set: side, channels, fit, and the seed of a test part that is split off.
+type Taken = (usize, usize, &'static str, u64);
+
+impl BenchHost {
+    /// For these flags and rows.
+    pub fn new(args: &BenchArgs, rows: &[Variant]) -> Result<Self> {
+        let began = SystemTime::now().duration_since(UNIX_EPOCH);
+        Ok(Self {
+            data: args.data.clone(),
+            data_dir: args.data_dir.clone(),
+            ort_lib: args.engine.ort_lib.clone(),
+            exports: rows.iter().any(|row| row.entry().artefact != Artefact::Safetensors),
+            opened: HashMap::new(),
+            folder: TempDir::new().map_err(Failure::mendable)?,
+            written: 0,
+            began: began.map_or(0, |time| time.as_secs()),
+        })
+    }
+
+    fn dataset(&mut self, source: &str, card: &Card, seed: u64) -> std::result::Result<&Dataset, String> {
+        let options = OpenOptions {
+            data_dir: self.data_dir.clone(),
+            image_size: Some(card.height),
+            channels: Some(card.channels),
+            fit: card.fit,
+            seed,
+            ..OpenOptions::default()
+        };
+        let taken = (card.height, card.channels, card.fit.name(), seed);
+        let open = || ::data::open(source, &options).map_err(|error| error.to_string());
+        self.opened.entry(taken).or_insert_with(open).as_ref().map_err(Clone::clone)
+    }
+
+    fn judged(
+        &mut self,
+        source: &str,
+        card: &Card,
+        seed: u64,
+        engine: &mut dyn Engine,
+    ) -> std::result::Result<Share, String> {
+        if card.width != card.height {
+            return Err(format!("data sets are read as squares, found {}x{}", card.height, card.width));
+        }
+        let dataset = self.dataset(source, card, seed)?;
+        if dataset.classes != card.labels {
+            let [expected, found] = [&card.labels, &dataset.classes].map(|names| names.join(", "));
+            return Err(format!("{source}: expected the network's classes [{expected}], found [{found}]"));
+        }
+        let test = &dataset.test;
+        let labeled = (0..test.len() as u32).filter(|&index| test.labels[index as usize].is_some()).collect();
+        let pictures = Selection::of(test, dataset.shape, labeled);
+        if pictures.is_empty() {
+            return Err(format!("{source} has no labeled test part"));
+        }
+        let right = count_right(&pictures, card.labels.len(), engine).map_err(|error| error.to_string())?;
+        let count = pictures.len();
+        Ok(Share { top1: right as f64 / count as f64, count, pictures: format!("test part of {source}") })
+    }
+}
+
+fn count_right(pictures: &Selection<'_>, classes: usize, engine: &mut dyn Engine) -> serve::Result<usize> {
+    let mut right = 0;
+    for batch in pictures.batches(BATCH) {
+        let logits = engine.run(&batch.pixels)?;
+        let answers = logits.chunks_exact(classes).map(argmax);
+        right += answers.zip(&batch.labels).filter(|(answer, label)| **label == Some(*answer as u32)).count();
+    }
+    Ok(right)
+}
+
+impl Host for BenchHost {
+    fn phase(&mut self, what: &str) {
+        print::note(format!("measuring: {what}"));
+    }
+
+    fn accuracy(
+        &mut self,
+        card: &Card,
+        seed: u64,
+        engine: &mut dyn Engine,
+    ) -> Option<std::result::Result<Share, String>> {
+        let source = self.data.clone()?;
+        Some(self.judged(&source, card, seed, engine))
+    }
+
+    fn write_files(
+        &mut self,
+        manifest: &Manifest,
+        weights: &Weights,
+    ) -> std::result::Result<PathBuf, String> {
+        self.written += 1;
+        let folder = self.folder.path().join(format!("{}-{}", manifest.architecture, self.written));
+        std::fs::create_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        models::save(&folder.join("model.safetensors"), manifest, weights)
+            .map_err(|error| error.to_string())?;
+        if self.exports {
+            print::note(format!("exporting {} at random weights", manifest.architecture));
+            self.export(manifest, weights, &folder);
+        }
+        Ok(folder)
+    }
+
+    fn made_by(&self) -> MadeBy {
+        MadeBy {
+            version: env!("CARGO_PKG_VERSION").into(),
+            commit: option_env!("DISTILL_COMMIT").map(Into::into),
+            command: std::env::args().collect(),
+            unix_time: self.began,
+            ..MadeBy::default()
+        }
+    }
+}
+
+impl BenchHost {
+    /// Writes the exported files; one that cannot be written is a row that says so.
+    fn export(&self, manifest: &Manifest, weights: &Weights, folder: &Path) {
+        let options =
+            ::export::Options { ort_lib: self.ort_lib.clone(), ..::export::Options::new(Format::Onnx) };
+        if let Err(error) = export_network(manifest, weights, &folder.join("model.onnx"), &options) {
+            print::note(format!("warning: no ONNX file of {}: {error}", manifest.architecture));
+        }
+    }
+}
