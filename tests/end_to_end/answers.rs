@@ -86,10 +86,47 @@ fn the_benchmark_gives_a_ratio_to_resnet18() {
         succeed(folder.path(), "bench small-cnn-3 --channels 1 --image-size 48 --seconds 0.2 --json");
     let report: Value = serde_json::from_str(&printed).unwrap();
     let rows = report["rows"].as_array().unwrap();
-    assert!(rows.len() >= 2, "{report}");
-    assert!(printed.contains("p99") && printed.contains("resnet18"), "{printed}");
-    let message = fail(folder.path(), "bench resnet81 --seconds 0.1");
-    assert!(message.contains("resnet18"), "{message}");
+    let measured = |row: &&Value| row["figures"]["latency"]["percentiles"].is_array();
+    let figures: Vec<&Value> = rows.iter().filter(measured).collect();
+    assert!(figures.len() >= 2 && figures.len() < rows.len(), "int8 has no file yet, and says so: {report}");
+    assert_eq!(figures[0]["figures"]["ratio"]["against"], "resnet18", "{report}");
+    assert!(rows.iter().all(|row| row["figures"].is_object() || row["missing"].is_string()), "{report}");
+    assert_eq!(report["http"][0]["closed"][0]["connections"], 1, "{report}");
+    for (command, expected) in [
+        ("bench resnet81 --seconds 0.1", "resnet18"),
+        ("bench", "<MODEL>"),
+        ("bench small-cnn-2 --rows ort-int", "did you mean `ort-int8`"),
+        ("bench small-cnn-2 --url https://example.org", "url: expected http://HOST:PORT"),
+        ("bench small-cnn-2 --header nothing", "--header: expected NAME: VALUE"),
+        ("bench small-cnn-2 --quick --mlperf", "--mlperf"),
+    ] {
+        let message = fail(folder.path(), command);
+        assert!(message.contains(expected), "{command}: {message}");
+    }
+}
+
+#[test]
+fn the_benchmarks_report_says_how_accurate_the_file_is_on_the_data_named() {
+    let folder = tempdir().unwrap();
+    tiny_run(folder.path(), "a");
+    let flags =
+        "--data synth:60/40 --rows native --against none --samples 5 --no-http --report report --json";
+    let printed = succeed(folder.path(), &format!("bench runs/a {flags}"));
+    let report: Value = serde_json::from_str(&printed).unwrap();
+    let row = &report["rows"][0];
+    let sha256 =
+        models::file::sha256(&std::fs::read(folder.path().join("runs/a/model.safetensors")).unwrap());
+    assert_eq!(row["file"]["sha256"].as_str(), Some(sha256.as_str()), "{report}");
+    let evaluation: Value =
+        serde_json::from_str(&succeed(folder.path(), "eval runs/a --data synth:60/40 --json")).unwrap();
+    assert_eq!(row["accuracy"]["status"], "measured", "{report}");
+    assert_eq!(
+        (&row["accuracy"]["top1"], &row["accuracy"]["count"]),
+        (&evaluation["accuracy"], &evaluation["pictures"])
+    );
+    assert_eq!(row["figures"]["latency"]["count"], 5, "{report}");
+    let page = std::fs::read_to_string(folder.path().join("report/report.html")).unwrap();
+    assert!(page.contains(&sha256) && page.contains("--no-http"), "the file and the command are in the page");
 }
 
 /// A server on a free port, killed when dropped.

@@ -18,9 +18,12 @@ from PIL import Image
 
 
 def picture(path, channels, side):
-    """A picture of random blocks: neither as small as one color nor as large as noise."""
-    blocks = numpy.random.default_rng(0).integers(0, 256, (side // 8 + 1, side // 8 + 1, channels), numpy.uint8)
-    pixels = blocks.repeat(8, 0).repeat(8, 1)[:side, :side]
+    """Soft shapes with the grain of a camera: a file about as large as a photograph's of that size."""
+    random = numpy.random.default_rng(0)
+    coarse = random.integers(0, 256, (side // 8 + 1, side // 8 + 1, channels), numpy.uint8)
+    planes = [Image.fromarray(coarse[:, :, channel]).resize((side, side), Image.Resampling.BICUBIC) for channel in range(channels)]
+    pixels = numpy.stack([numpy.asarray(plane) for plane in planes], 2) + random.normal(0, 4, (side, side, channels))
+    pixels = pixels.clip(0, 255).astype(numpy.uint8)
     Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels).save(path)
 
 

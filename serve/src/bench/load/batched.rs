@@ -22,7 +22,7 @@ const CONNECTIONS: usize = 4;
 /// A way to send pictures, and what came of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Batched {
-    /// `forms of png files` or `tensors (Open Inference Protocol, binary)`.
+    /// `forms of png files` or `tensors of pixels (Open Inference Protocol, binary)`.
     pub how: String,
     /// Connections.
     pub connections: usize,
@@ -122,7 +122,7 @@ fn ways(card: &Card, http: &HttpOptions) -> Result<Vec<(String, Request)>> {
     let form = form(http.picture, &files);
     Ok(vec![
         (format!("forms of {} files", http.picture.name()), form),
-        ("tensors (Open Inference Protocol, binary)".into(), tensors(card, http.pictures)),
+        ("tensors of pixels (Open Inference Protocol, binary)".into(), tensors(card, http.pictures)),
     ])
 }
 
@@ -140,20 +140,14 @@ fn form(format: PictureFormat, files: &[Vec<u8>]) -> Request {
     Request::classify("multipart/form-data; boundary=picture", &body)
 }
 
-/// One tensor of several pictures, as the contract of exported files has it: planes of values 0..1.
+/// One tensor of several pictures: their pixels as they are.
 fn tensors(card: &Card, pictures: usize) -> Request {
     let Card { channels, height, width, .. } = *card;
-    let mut values = Vec::with_capacity(pictures * channels * height * width * 4);
-    for index in 0..pictures {
-        let pixels = models::formula::picture(index, channels, height, width);
-        for channel in 0..channels {
-            let plane = pixels[channel..].iter().step_by(channels);
-            values.extend(plane.flat_map(|&pixel| (f32::from(pixel) / 255.0).to_le_bytes()));
-        }
-    }
+    let values: Vec<u8> =
+        (0..pictures).flat_map(|index| models::formula::picture(index, channels, height, width)).collect();
     let head = serde_json::json!({
         "inputs": [{
-            "name": "input", "shape": [pictures, channels, height, width], "datatype": "FP32",
+            "name": "image", "shape": [pictures, height, width, channels], "datatype": "UINT8",
             "parameters": { "binary_data_size": values.len() },
         }],
         "outputs": [{ "name": "logits", "parameters": { "binary_data": true } }],

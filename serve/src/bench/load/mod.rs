@@ -105,11 +105,12 @@ pub(super) fn of_url(
     }
     .map_err(|error| failed(format!("GET /v1/models: expected a distill server's models: {error}")))?;
     let model = models.models.first().ok_or_else(|| failed("it has no models".into()))?;
+    let about = model.about.as_ref().ok_or_else(|| failed(format!("{} is {}", model.name, model.state)))?;
     drop(connection);
-    let input = [model.input.channels, model.input.height, model.input.width];
+    let input = [about.input.channels, about.input.height, about.input.width];
     let (report, samples) = under_load(&target, input, options, http)?;
     let server = format!("http://{}", url.host);
-    Ok((LoadReport { model: model.name.clone(), engine: model.engine.clone(), server, ..report }, samples))
+    Ok((LoadReport { model: model.name.clone(), engine: about.engine.clone(), server, ..report }, samples))
 }
 
 fn under_load(
