@@ -37,6 +37,8 @@ pub enum Command {
     Export(ExportArgs),
     /// Check a bundle or an exported file again: hashes, metadata, the probe, accuracy; exit code 1 if anything failed
     Verify(VerifyArgs),
+    /// Put a bundle, the slim server, a systemd unit and a Containerfile into one folder
+    Package(PackageArgs),
     /// Answer over HTTP
     Serve(ServeArgs),
     /// Latency and throughput, against ResNet-18 or any other network
@@ -208,7 +210,17 @@ pub struct ExportArgs {
     /// the file)
     #[arg(long, value_name = "INPUT", default_value = "f32-nchw")]
     pub input: String,
-    /// What the model is called in the bundle; default the run's name
+    /// Folders of somebody else's server: triton, a model repository (NAME/VERSION/model.onnx, config.pbtxt, labels) of the
+    /// ONNX format that --format names; --out is the repository, default triton in the run's folder
+    #[arg(long, value_name = "LAYOUT")]
+    pub layout: Option<String>,
+    /// Pictures that Triton may run together
+    #[arg(long, value_name = "N", default_value_t = 16, requires = "layout")]
+    pub max_batch: usize,
+    /// Microseconds that Triton may wait for more of them
+    #[arg(long, value_name = "US", default_value_t = 100, requires = "layout")]
+    pub max_delay_us: u64,
+    /// What the model is called in a bundle or repository; default the run's name
     #[arg(long, value_name = "NAME", help_heading = "Bundle")]
     pub model_name: Option<String>,
     /// Which one of that name it is
@@ -257,6 +269,23 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub threads: usize,
     /// Print the checks as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `package`.
+#[derive(Debug, Args)]
+pub struct PackageArgs {
+    /// Folder of a bundle
+    #[arg(value_name = "BUNDLE")]
+    pub bundle: PathBuf,
+    /// Folder to write; default NAME-package beside the bundle
+    #[arg(short, long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// The server's program for the device, at most 15 MB; default distill-serve beside this program
+    #[arg(long, value_name = "PATH")]
+    pub binary: Option<PathBuf>,
+    /// Print the report as JSON
     #[arg(long)]
     pub json: bool,
 }

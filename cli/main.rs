@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         Some(Command::Predict(args)) => commands::predict::run(args),
         Some(Command::Export(args)) => commands::export::run(args),
         Some(Command::Verify(args)) => commands::verify::run(args),
+        Some(Command::Package(args)) => commands::package::run(args),
         Some(Command::Serve(args)) => commands::serve::run(args),
         Some(Command::Bench(args)) => commands::bench::run(args),
         Some(Command::Models(args)) => commands::models::run(args),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ::export::accuracy::Pictures;
 use ::export::bundle::{self, BundleOptions, BundleReport};
+use ::export::triton::{self, TritonOptions, TritonReport};
 use ::export::{ExportError, Format, Options, Report, export, input};
 
 use crate::args::ExportArgs;
@@ -15,6 +16,9 @@ use crate::print::{self, Table, percent, thousands};
 /// Writes and reports.
 pub fn run(args: &ExportArgs) -> Result {
     let formats = formats(args)?;
+    if let Some(layout) = &args.layout {
+        return repository(args, layout, &formats);
+    }
     let mut report = Report { files: Vec::new(), parity: Vec::new() };
     let mut bundle = None;
     for &format in &formats {
@@ -36,6 +40,35 @@ pub fn run(args: &ExportArgs) -> Result {
             value["bundle"] = serde_json::to_value(&bundle).map_err(Failure::broken)?;
         }
         print::json(&value);
+    }
+    Ok(())
+}
+
+/// A model repository: one ONNX file in somebody else's layout.
+fn repository(args: &ExportArgs, layout: &str, formats: &[Format]) -> Result {
+    let (true, &[format]) = (layout == "triton", formats) else {
+        let found = format!("--layout {layout} with {} formats", formats.len());
+        return Err(Failure::mendable(format!(
+            "expected --layout triton and one ONNX format, found {found}"
+        )));
+    };
+    if !format.is_onnx() {
+        let name = format.name();
+        return Err(Failure::mendable(format!("--layout triton: expected an ONNX format, found {name}")));
+    }
+    let options = TritonOptions {
+        name: args.model_name.clone(),
+        version: args.model_version.clone(),
+        max_batch: args.max_batch,
+        max_delay_us: args.max_delay_us,
+        file: options(args, format, 1)?,
+    };
+    let TritonReport { files, parity } = triton::write(&args.model, &options).map_err(failure)?;
+    let report = Report { files, parity };
+    if args.json {
+        print::json(&report);
+    } else {
+        show(&report);
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ pub mod eval;
 pub mod export;
 pub mod methods;
 pub mod models;
+pub mod package;
 pub mod predict;
 pub mod serve;
 pub mod train;

@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use crate::accuracy::{self, Pictures};
 use crate::answers::Answers;
-use crate::run::weights_file;
+use crate::run::{run_name, weights_file};
 use crate::{Encoded, ExportError, Format, Options, Parity, Result, Written, card, encode, latency, parity};
 
 /// Pictures of the probe.
@@ -252,17 +252,6 @@ fn latencies(manifest: &Manifest, forms: &mut [Form], options: &BundleOptions) -
         }
     }
     Ok(rows)
-}
-
-/// The run's name: its folder's, or the file's.
-fn run_name(source: &Path) -> String {
-    let full = source.canonicalize().unwrap_or_else(|_| source.to_path_buf());
-    let name = if full.is_dir() { full.file_name() } else { full.file_stem() };
-    let name = name.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    match (name.as_str(), full.parent().and_then(Path::file_name)) {
-        ("model", Some(folder)) => folder.to_string_lossy().into_owned(),
-        _ => name,
-    }
 }
 
 /// The network that a distilled one learned from, as the job's summary beside it tells; nothing where there is none.

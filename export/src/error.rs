@@ -43,15 +43,33 @@ pub enum ExportError {
         /// What was to be written.
         path: PathBuf,
     },
-    /// Something else where a bundle was to be written.
+    /// Something else where a folder was to be written.
     #[error(
-        "{path}: expected no folder, or a bundle to replace; found something else, which stays (another place with \
+        "{path}: expected no folder, or one of the same kind to replace; found something else, which stays (another place with \
          --out DIR)",
         path = path.display()
     )]
     NotABundle {
         /// What is in the way.
         path: PathBuf,
+    },
+    /// A repository that Triton would not take.
+    #[error("{what}: expected {expected}, as Triton does, found {found}")]
+    Triton {
+        /// What is wrong.
+        what: String,
+        /// What Triton takes.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+    /// A program that cannot be packaged.
+    #[error("{path}: {reason}", path = path.display())]
+    Program {
+        /// Where it was looked for, or what it is.
+        path: PathBuf,
+        /// What is wrong with it, and how to get a better one.
+        reason: String,
     },
     /// Pictures of other classes.
     #[error("{data}: expected the network's classes [{expected}], found [{found}]")]

@@ -16,8 +16,10 @@ mod format;
 pub mod half;
 pub mod input;
 pub mod latency;
+pub mod package;
 pub mod parity;
 mod run;
+pub mod triton;
 pub mod verify;
 pub mod writer;
 

@@ -66,6 +66,13 @@ pub struct Written {
     pub sha256: String,
 }
 
+impl Written {
+    /// A file of these bytes.
+    pub fn of(path: PathBuf, bytes: &[u8]) -> Self {
+        Self { path, bytes: bytes.len() as u64, sha256: sha256(bytes) }
+    }
+}
+
 /// A file's bytes that no runtime contradicts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Encoded {
@@ -78,6 +85,17 @@ pub struct Encoded {
 /// The file that holds the network of a run's folder or a `model.safetensors`.
 pub fn weights_file(source: &Path) -> PathBuf {
     if source.is_dir() { source.join(Format::Safetensors.file()) } else { source.to_path_buf() }
+}
+
+/// The run's name: its folder's, or the file's.
+pub fn run_name(source: &Path) -> String {
+    let full = source.canonicalize().unwrap_or_else(|_| source.to_path_buf());
+    let name = if full.is_dir() { full.file_name() } else { full.file_stem() };
+    let name = name.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    match (name.as_str(), full.parent().and_then(Path::file_name)) {
+        ("model", Some(folder)) => folder.to_string_lossy().into_owned(),
+        _ => name,
+    }
 }
 
 /// Exports a run's folder or a `model.safetensors` as one file; a bundle is [`crate::bundle`]'s.
@@ -112,7 +130,7 @@ pub fn export_network(
 /// The system's.
 pub fn write(out: &Path, bytes: &[u8]) -> Result<Written> {
     write_atomically(out, bytes).map_err(|source| ExportError::File { path: out.into(), source })?;
-    Ok(Written { path: out.into(), bytes: bytes.len() as u64, sha256: sha256(bytes) })
+    Ok(Written::of(out.into(), bytes))
 }
 
 /// The bytes of a network's file, confirmed as far as there is somebody to ask; nothing is written. `out` is what errors

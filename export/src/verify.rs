@@ -168,12 +168,8 @@ impl Verifier<'_> {
         let said =
             format!("format {}, {name} version {version}, {} files", bundle.bundle, bundle.files.len());
         self.verification.note("manifest", models::bundle::MANIFEST, Ok(said));
-        let graph = bundle.model.graph().map(|_| bundle.model.architecture.clone());
-        self.verification.note(
-            "network",
-            &bundle.model.architecture,
-            graph.map_err(|error| error.to_string()),
-        );
+        let built = bundle.model.graph().map(|_| said_of(&bundle.model)).map_err(|error| error.to_string());
+        self.verification.note("network", models::bundle::MANIFEST, built);
         for file in &bundle.files {
             self.file(&bundle, file);
         }
