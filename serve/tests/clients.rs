@@ -151,3 +151,13 @@ fn nvidias_client_gets_the_networks_own_answers() {
 fn prometheus_parser_reads_the_metrics() {
     Running::start().check("metrics.py");
 }
+
+#[test]
+fn the_page_answers_in_a_browser() {
+    Running::start().check("page.py");
+}
+
+#[test]
+fn schemathesis_finds_nothing_that_the_document_does_not_say() {
+    Running::start().check("openapi.py");
+}

@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::App;
+use super::by_name::ByName;
 use super::error::ApiError;
 use super::wire::ClassifyRequest;
 
@@ -101,7 +102,7 @@ async fn from_multipart(request: Request) -> Result<Asked, ApiError> {
 }
 
 fn from_json(bytes: &[u8]) -> Result<Asked, ApiError> {
-    let request: ClassifyRequest =
+    let ByName(request): ByName<ClassifyRequest> =
         serde_json::from_slice(bytes).map_err(|error| ApiError::Json { reason: error.to_string() })?;
     let decoded = request.images.iter().enumerate().map(|(picture, text)| from_base64(picture, text));
     Ok(Asked { pictures: decoded.collect::<Result<_, _>>()?, top: request.top })

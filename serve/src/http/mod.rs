@@ -5,6 +5,7 @@
 //! answered, and what the handler puts into the answer's extensions ([`crate::events::Facts`]) is told of the request.
 
 mod body;
+mod by_name;
 mod classify;
 mod error;
 mod health;
@@ -16,6 +17,7 @@ pub mod oip;
 mod openapi;
 mod page;
 mod server;
+mod whole;
 pub mod wire;
 
 use std::sync::Arc;

@@ -39,7 +39,7 @@ pub struct ClassifyRequest {
     /// Pictures in base64 (standard alphabet, padded), each bare or as a `data:` URL.
     pub images: Vec<String>,
     /// How many classes to answer; the query's `top` if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "super::whole::optional", skip_serializing_if = "Option::is_none")]
     pub top: Option<usize>,
 }
 

@@ -12,6 +12,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer};
 
 use super::values::Values;
+use crate::http::by_name::ByName;
+use crate::http::whole::Whole;
 
 /// A request for an inference, whole but not yet held against a model.
 #[derive(Clone, Debug, PartialEq)]
@@ -110,15 +112,15 @@ pub fn parse(header: Option<usize>, body: &Bytes) -> Parsed<InferRequest> {
     let json = body.get(..length).ok_or_else(|| {
         contradiction(HEADER_LENGTH, format!("at most {}, the body's bytes", body.len()), length)
     })?;
-    let header: Header =
+    let ByName(header): ByName<Header> =
         serde_json::from_slice(json).map_err(|error| RequestError::Json { reason: error.to_string() })?;
     let mut binary = Binary { rest: body.slice(length..) };
-    let inputs = header.inputs.into_iter().map(|input| input.tensor(&mut binary)).collect::<Parsed<_>>()?;
+    let inputs = header.inputs.into_iter().map(|input| input.0.tensor(&mut binary)).collect::<Parsed<_>>()?;
     binary.end()?;
     Ok(InferRequest {
         id: header.id,
         inputs,
-        outputs: header.outputs.into_iter().map(Wanted::from).collect(),
+        outputs: header.outputs.unwrap_or_default().into_iter().map(|output| output.0.into()).collect(),
         binary_outputs: header.parameters.binary_data_output.unwrap_or(false),
     })
 }
@@ -138,9 +140,9 @@ struct Header {
     id: Option<String>,
     #[serde(default, deserialize_with = "or_default")]
     parameters: RequestParameters,
-    inputs: Vec<Input>,
-    #[serde(default, deserialize_with = "or_default")]
-    outputs: Vec<Output>,
+    inputs: Vec<ByName<Input>>,
+    #[serde(default)]
+    outputs: Option<Vec<ByName<Output>>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -151,7 +153,7 @@ struct RequestParameters {
 #[derive(Deserialize)]
 struct Input {
     name: String,
-    shape: Vec<usize>,
+    shape: Vec<Whole>,
     datatype: String,
     #[serde(default, deserialize_with = "or_default")]
     parameters: InputParameters,
@@ -160,7 +162,7 @@ struct Input {
 
 #[derive(Default, Deserialize)]
 struct InputParameters {
-    binary_data_size: Option<usize>,
+    binary_data_size: Option<Whole>,
 }
 
 #[derive(Deserialize)]
@@ -173,18 +175,22 @@ struct Output {
 #[derive(Default, Deserialize)]
 struct OutputParameters {
     binary_data: Option<bool>,
-    classification: Option<usize>,
+    classification: Option<Whole>,
 }
 
 /// `null` says as much as nothing.
 fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
-    Ok(Option::deserialize(from)?.unwrap_or_default())
+    Ok(Option::<ByName<T>>::deserialize(from)?.map(|object| object.0).unwrap_or_default())
 }
 
 impl From<Output> for Wanted {
     fn from(output: Output) -> Self {
         let OutputParameters { binary_data, classification } = output.parameters;
-        Self { name: output.name, binary: binary_data, classes: classification.unwrap_or(0) }
+        Self {
+            name: output.name,
+            binary: binary_data,
+            classes: classification.map_or(0, |classes| classes.0),
+        }
     }
 }
 
@@ -228,19 +234,24 @@ impl Input {
     fn tensor(self, binary: &mut Binary) -> Parsed<Tensor> {
         let elements = self.elements()?;
         let data = match (&self.data, self.parameters.binary_data_size) {
-            (None, Some(size)) => from_binary(&self, elements, binary.cut(&self.name, size)?)?,
+            (None, Some(size)) => from_binary(&self, elements, binary.cut(&self.name, size.0)?)?,
             (Some(values), None) => from_values(&self, elements, values)?,
             (Some(_), Some(_)) => {
                 return Err(self.wrong("`data` or the parameter binary_data_size", "both"));
             }
             (None, None) => return Err(self.wrong("`data` or the parameter binary_data_size", "neither")),
         };
-        Ok(Tensor { name: self.name, shape: self.shape, data })
+        let shape = self.shape();
+        Ok(Tensor { name: self.name, shape, data })
+    }
+
+    fn shape(&self) -> Vec<usize> {
+        self.shape.iter().map(|axis| axis.0).collect()
     }
 
     fn elements(&self) -> Parsed<usize> {
-        let product = self.shape.iter().try_fold(1_usize, |product, &axis| product.checked_mul(axis));
-        product.ok_or_else(|| self.wrong("a shape that fits in memory", format!("{:?}", self.shape)))
+        let product = self.shape.iter().try_fold(1_usize, |product, axis| product.checked_mul(axis.0));
+        product.ok_or_else(|| self.wrong("a shape that fits in memory", format!("{:?}", self.shape())))
     }
 
     fn wrong(&self, expected: impl Into<String>, found: impl ToString) -> RequestError {
@@ -255,7 +266,7 @@ impl Input {
         if expected == found {
             return Ok(());
         }
-        Err(self.wrong(format!("{expected} elements, as shape {:?} says", self.shape), found))
+        Err(self.wrong(format!("{expected} elements, as shape {:?} says", self.shape()), found))
     }
 }
 
@@ -325,10 +336,10 @@ fn from_values(input: &Input, elements: usize, values: &Values) -> Parsed<Data> 
 fn check_nesting(input: &Input, values: &Values) -> Parsed<()> {
     let nested = values.nesting.len() > 1;
     // Below an empty list there is nothing to be nested.
-    if !nested || values.nesting == input.shape || values.len() == 0 {
+    if !nested || values.nesting == input.shape() || values.len() == 0 {
         return Ok(());
     }
-    let expected = format!("`data` flat or nested as its shape {:?}", input.shape);
+    let expected = format!("`data` flat or nested as its shape {:?}", input.shape());
     Err(input.wrong(expected, format!("nested as {:?}", values.nesting)))
 }
 
@@ -448,6 +459,7 @@ mod tests {
         let huge = usize::MAX;
         for (found, expected) in [
             (of_json(&json!([])), "malformed JSON"),
+            (of_json(&json!({"inputs": [["x", [1], "FP32", {}, [1]]]})), "expected an object"),
             (of_json(&json!({})), "missing field `inputs`"),
             (of_json(&json!({"inputs": [{}]})), "missing field `name`"),
             (

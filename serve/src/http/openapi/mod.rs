@@ -20,6 +20,8 @@ pub(super) async fn document(State(app): State<Shared>) -> Json<Value> {
 struct Served {
     models: Vec<String>,
     versions: Vec<String>,
+    /// Pictures in a request at most.
+    most_pictures: usize,
     guarded: bool,
 }
 
@@ -33,6 +35,7 @@ impl Served {
         Self {
             models: models.iter().map(|model| model.name().to_string()).collect(),
             versions: versions.iter().map(u64::to_string).collect(),
+            most_pictures: app.options.max_pictures.min(app.options.queue),
             guarded: app.options.api_keys.is_some(),
         }
     }
@@ -40,7 +43,7 @@ impl Served {
 
 fn build(served: &Served) -> Value {
     let mut components = json!({
-        "schemas": schemas(),
+        "schemas": schemas(served.most_pictures),
         "parameters": parameters(served),
         "requestBodies": bodies(),
     });
@@ -90,12 +93,6 @@ fn parameters(served: &Served) -> Value {
             "in": "header",
             "description": "Milliseconds for the answer, at most the server's own",
             "schema": count(),
-        },
-        "inference_header_content_length": {
-            "name": "inference-header-content-length",
-            "in": "header",
-            "description": "Bytes of the JSON, if tensors follow it as bytes",
-            "schema": { "type": "integer", "minimum": 0, "maximum": u64::MAX },
         },
     })
 }
@@ -175,7 +172,7 @@ mod tests {
     use crate::http::routes;
 
     fn served() -> Served {
-        Served { models: vec!["a".into()], versions: vec!["1".into()], guarded: true }
+        Served { models: vec!["a".into()], versions: vec!["1".into()], most_pictures: 8, guarded: true }
     }
 
     /// What a route takes, as the router itself says it: methods that it refuses are named by the others.

@@ -57,7 +57,7 @@ const fn classify(path: &'static str, id: &'static str, parameters: &'static [&'
 }
 
 const fn infer(path: &'static str, id: &'static str) -> Operation {
-    let parameters = &["inference_header_content_length", "timeout"];
+    let parameters = &["timeout"];
     let operation = post(path, id, "Run a model on tensors", Answer::Inference);
     Operation { parameters, body: Some("Inference"), errors: OF_TENSORS, ..operation }
 }

@@ -80,8 +80,8 @@ fn duration() -> Value {
 }
 
 /// Every schema by name.
-pub(super) fn schemas() -> Value {
-    let groups = [of_classify(), of_models(), of_protocol(), of_tensors(), of_errors()];
+pub(super) fn schemas(most_pictures: usize) -> Value {
+    let groups = [of_classify(most_pictures), of_models(), of_protocol(), of_tensors(), of_errors()];
     groups
         .into_iter()
         .flatten()
@@ -92,7 +92,7 @@ pub(super) fn schemas() -> Value {
 
 type Group = Vec<(&'static str, Value)>;
 
-fn of_classify() -> Group {
+fn of_classify(most_pictures: usize) -> Group {
     let stages = ["decode", "preprocess", "queue", "inference", "total"];
     let micros: Vec<(&str, Value)> = stages.map(|stage| (stage, whole(0))).to_vec();
     let probability = json!({ "type": "number", "minimum": 0, "maximum": 1.000001 });
@@ -102,7 +102,7 @@ fn of_classify() -> Group {
             object(&[
                 (
                     "images",
-                    json!({ "type": "array", "minItems": 1, "maxItems": 8, "items": encoded_picture() }),
+                    json!({ "type": "array", "minItems": 1, "maxItems": most_pictures, "items": encoded_picture() }),
                 ),
                 ("top?", json!({ "type": ["integer", "null"], "minimum": 1, "maximum": u64::MAX })),
             ]),
@@ -238,7 +238,7 @@ fn of_tensors() -> Group {
         (
             "parameters?",
             json!({ "type": ["object", "null"], "properties": {
-            "binary_data": maybe("boolean"), "classification": { "type": "null" },
+            "binary_data": maybe("boolean"), "classification": { "type": ["integer", "null"], "minimum": 0, "maximum": 0 },
         } }),
         ),
     ]);

@@ -113,6 +113,7 @@ function bar(className, from, to) {
 }
 
 function milliseconds(value) {
+  if (value < 1) return `${Math.round(value * 1000)} µs`;
   return `${value.toFixed(value < 10 ? 2 : value < 100 ? 1 : 0)} ms`;
 }
 
@@ -137,23 +138,26 @@ function labelRow({ index, label, probability }) {
   return row;
 }
 
-/** A bar per stage, each beginning where the one before it ended. */
+/** A bar per stage of the server, each beginning where the one before it ended; the way there and back as a figure. */
 function stageRows({ times_us: times, roundTrip }) {
-  const known = STAGES.map((stage) => [stage, stage, times[stage] / 1000]);
-  const spent = known.reduce((sum, [, , time]) => sum + time, 0);
-  const stages = [...known, ["HTTP, network", "rest", Math.max(0, roundTrip - spent)]];
-  const whole = Math.max(roundTrip, spent) || 1;
+  const spent = STAGES.reduce((sum, stage) => sum + times[stage], 0);
   let begun = 0;
-  return stages.flatMap(([name, className, time]) => {
-    const lane = bar(`lane ${className}`, begun / whole, Math.min(1, (begun + time) / whole));
-    begun += time;
-    const middle = element("dd");
-    middle.append(lane);
+  const rows = STAGES.flatMap((stage) => {
+    const whole = spent || 1;
+    const lane = bar(`lane ${stage}`, begun / whole, (begun + times[stage]) / whole);
     lane.setAttribute("aria-hidden", "true");
-    const value = element("dd", "time", milliseconds(time));
-    value.dataset.stage = className;
-    return [element("dt", "", name), middle, value];
+    begun += times[stage];
+    return stageRow(stage, stage, lane, times[stage] / 1000);
   });
+  return [...rows, ...stageRow("HTTP and network", "rest", null, Math.max(0, roundTrip - spent / 1000))];
+}
+
+function stageRow(name, stage, lane, time) {
+  const middle = element("dd");
+  if (lane) middle.append(lane);
+  const value = element("dd", "time", milliseconds(time));
+  value.dataset.stage = stage;
+  return [element("dt", lane ? "" : "wide", name), ...(lane ? [middle] : []), value];
 }
 
 function showFault(card, message) {
