@@ -19,6 +19,10 @@ pub fn run(args: &ExportArgs) -> Result {
     if let Some(layout) = &args.layout {
         return repository(args, layout, &formats);
     }
+    if let (Some(folder), 2..) = (&args.out, formats.len()) {
+        let wrong = |error| Failure::mendable(format!("--out {}: {error}", folder.display()));
+        std::fs::create_dir_all(folder).map_err(wrong)?;
+    }
     let mut report = Report { files: Vec::new(), parity: Vec::new() };
     let mut bundle = None;
     for &format in &formats {

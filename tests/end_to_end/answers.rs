@@ -130,13 +130,14 @@ fn the_benchmarks_report_says_how_accurate_the_file_is_on_the_data_named() {
 }
 
 /// A server on a free port, killed when dropped.
-struct Server {
+pub struct Server {
     process: Child,
     address: String,
 }
 
 impl Server {
-    fn start(folder: &Path, model: &str) -> Self {
+    /// Serves what `model` names.
+    pub fn start(folder: &Path, model: &str) -> Self {
         let mut process = command(folder, &format!("serve {model} --addr 127.0.0.1:0"))
             .stdout(Stdio::piped())
             .spawn()
@@ -149,7 +150,8 @@ impl Server {
         Self { process, address }
     }
 
-    fn send(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> (u16, String) {
+    /// One request; its status and body.
+    pub fn send(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> (u16, String) {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         let head = format!(
             "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n",

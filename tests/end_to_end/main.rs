@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // a test may panic
 
 mod answers;
+mod bundles;
 mod jobs;
 mod messages;
 mod profiles;
