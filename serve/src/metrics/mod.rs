@@ -375,8 +375,8 @@ mod tests {
         })
     }
 
-    #[test]
-    fn what_happened_is_counted_once_for_every_label() {
+    /// Metrics that have been told of everything once.
+    fn of_everything() -> Metrics {
         let metrics = Metrics::new();
         for event in [request(200, "POST", 2), request(200, "POST", 1), request(429, "BREW", 0)] {
             metrics.event(&event);
@@ -385,6 +385,14 @@ mod tests {
             BatchDone { answerer: answerer(), pictures: 3, waiting: 0, inference: Duration::ZERO, ok: true };
         metrics.event(&Event::Batch(batch));
         metrics.event(&Event::LoadFailed { answerer: answerer(), reason: "?".into() });
+        let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        metrics.event(&Event::Connection { peer, reason: "too many" });
+        metrics
+    }
+
+    #[test]
+    fn what_happened_is_counted_once_for_every_label() {
+        let metrics = of_everything();
         let text = metrics.text(&[VersionNow { answerer: answerer(), waiting: 5, workers: 1 }]);
         let version = "model=\"cats \\\"and\\\" dogs\",version=\"2\"";
         for line in [
@@ -434,5 +442,24 @@ mod tests {
         assert!(value("process_resident_memory_bytes ") > 1e6);
         assert!(value("process_open_fds ") >= 3.0);
         assert!(value("process_start_time_seconds ") > 1.6e9);
+    }
+
+    /// `docs/serving.md` tells of every metric by its name and of no other.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_documentation_has_these_names() {
+        let documentation = include_str!("../../../docs/serving.md");
+        let rows = documentation.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+        let told = rows
+            .map(|(name, _)| name)
+            .filter(|name| name.starts_with("distill_") || name.starts_with("process_"));
+        let text = of_everything().text(&[VersionNow { answerer: answerer(), waiting: 5, workers: 1 }]);
+        let described = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+        let named = described.map(|(name, kind)| match kind {
+            "counter" => format!("{name}_total"),
+            "info" => format!("{name}_info"),
+            _ => name.into(),
+        });
+        assert_eq!(told.map(String::from).collect::<std::collections::BTreeSet<_>>(), named.collect());
     }
 }

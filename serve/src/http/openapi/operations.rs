@@ -86,7 +86,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
     get("/healthz", "health", "Whether the process answers", Answer::Json("Health")).open(),
     get("/readyz", "readiness", "Whether every model would answer now", Answer::Json("Health")).errors(&[503]).open(),
     get("/metrics", "metrics", "Counters and histograms, for Prometheus", Answer::Text("application/openmetrics-text")),
-    get("/openapi.json", "openapi", "This document", Answer::Json("Document")).open(),
+    get("/openapi.json", "openapi", "This document", Answer::Json("Document")),
     get("/", "page", "A page to try it", Answer::Text("text/html")).open(),
     get("/page.css", "pageStyle", "The page's looks", Answer::Text("text/css")).open(),
     get("/page.js", "pageScript", "The page's program", Answer::Text("text/javascript")).open(),
