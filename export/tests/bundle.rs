@@ -15,7 +15,7 @@ use export::verify::{Check, Outcome, Verification, VerifyOptions, verify};
 use export::{ExportError, Format, Options};
 use models::bundle::{Bundle, MANIFEST};
 use models::file::sha256;
-use models::manifest::Training;
+use models::manifest::{Accuracy, Training};
 use models::{Fit, Manifest, Task, Weights, formula};
 use onnx::{Element, ModelProto};
 use serde_json::{Value, json};
@@ -144,6 +144,26 @@ fn without_pictures_the_run_speaks_for_itself() {
     let skipped: Vec<_> =
         verification.checks.iter().filter(|check| check.outcome == Outcome::Skipped).collect();
     assert!(verification.passed() && skipped.iter().all(|check| check.check == "accuracy"), "{skipped:?}");
+}
+
+#[test]
+fn whom_a_network_learned_from_is_told_by_the_job_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = run(folder.path());
+    let teacher = source.join("teacher");
+    fs::create_dir(&teacher).unwrap();
+    let (mut manifest, weights) = network();
+    manifest.accuracies = vec![Accuracy { split: "test".into(), top1: 0.875, top5: None, count: 40 }];
+    models::save(&teacher.join("model.safetensors"), &manifest, &weights).unwrap();
+    let summary = json!({"teacher": {"arch": "resnet18", "run": "elsewhere/teacher"}});
+    fs::write(source.join("summary.json"), summary.to_string()).unwrap();
+    let report = write(&source, None, &BundleOptions { latency: None, ..options() }).unwrap();
+    let found = Bundle::open(&report.folder).unwrap().model.teacher.clone().unwrap();
+    assert_eq!((found.architecture.as_str(), found.name.as_str()), ("resnet18", "teacher"));
+    assert_eq!(found.accuracies, manifest.accuracies);
+    let card = fs::read_to_string(report.folder.join(CARD)).unwrap();
+    assert!(card.contains("Its teacher: `teacher` (resnet18, 87.50 % on 40 test pictures)."), "{card}");
+    assert!(verified(&report.folder, None).passed(), "every file says so of itself");
 }
 
 #[test]
