@@ -290,32 +290,62 @@ pub struct PackageArgs {
     pub json: bool,
 }
 
-/// Flags of `serve`.
-#[derive(Debug, Args)]
+/// Flags of `serve`: those of the slim server, which has them in a table.
+#[derive(Clone, Debug, Default)]
 pub struct ServeArgs {
-    /// Folder of a finished run, a model.safetensors or an .onnx file that `export` wrote
-    #[arg(value_name = "RUN|FILE")]
-    pub model: PathBuf,
-    /// Address to listen on
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
-    pub addr: String,
-    #[command(flatten)]
-    pub engine: EngineArgs,
-    /// Engines that answer side by side; 0 means one per core
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub workers: usize,
-    /// Pictures that may wait for an engine; beyond it requests are turned away with 429
-    #[arg(long, value_name = "N", default_value_t = 256)]
-    pub queue: usize,
-    /// Most pictures that one engine takes at once, when that many are waiting
-    #[arg(long, value_name = "N", default_value_t = 16)]
-    pub max_batch: usize,
-    /// Largest request body, in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 32)]
-    pub max_body: usize,
-    /// Classes in an answer unless the request says otherwise
-    #[arg(long, value_name = "K", default_value_t = 5)]
-    pub top: usize,
+    models: Vec<String>,
+    given: Vec<(&'static str, String)>,
+}
+
+impl ServeArgs {
+    /// What they ask for.
+    ///
+    /// # Errors
+    /// A sentence that names the flag, what it takes and what was found.
+    pub fn settings(&self) -> Result<serve::Settings, String> {
+        let mut settings = serve::Settings { models: self.models.clone(), ..serve::Settings::default() };
+        self.given.iter().try_for_each(|(name, value)| settings.set(name, value))?;
+        Ok(settings)
+    }
+}
+
+impl Args for ServeArgs {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let models = clap::Arg::new("models").value_name("[NAME=]RUN|BUNDLE|FILE").num_args(0..).help(
+            "Folders of runs or bundles, model.safetensors or .onnx files; the first is the default, those of one NAME \
+             are its versions",
+        );
+        let flag = |setting: &serve::Setting| {
+            let help = format!("{} [default: {}]", capitalized(setting.help), setting.default);
+            clap::Arg::new(setting.name).long(setting.name).value_name(setting.value).help(help)
+        };
+        command.arg(models).args(serve::SETTINGS.iter().map(flag))
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl clap::FromArgMatches for ServeArgs {
+    fn from_arg_matches(matches: &clap::ArgMatches) -> Result<Self, clap::Error> {
+        let mut args = Self::default();
+        args.update_from_arg_matches(matches)?;
+        Ok(args)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &clap::ArgMatches) -> Result<(), clap::Error> {
+        self.models.extend(matches.get_many::<String>("models").into_iter().flatten().cloned());
+        let given =
+            |setting: &serve::Setting| Some((setting.name, matches.get_one::<String>(setting.name)?.clone()));
+        self.given.extend(serve::SETTINGS.iter().filter_map(given));
+        Ok(())
+    }
+}
+
+fn capitalized(sentence: &str) -> String {
+    let mut letters = sentence.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
 /// Flags of `bench`.

@@ -14,6 +14,7 @@ pub mod engines;
 mod error;
 pub mod events;
 pub mod http;
+mod logs;
 mod metrics;
 mod options;
 mod pipeline;
@@ -21,15 +22,19 @@ mod queue;
 mod repository;
 mod running;
 mod served;
+mod settings;
+mod watching;
 mod workers;
 
 pub use classifier::Classifier;
 pub use engines::{Engine, EngineName};
 pub use error::ServeError;
-pub use http::{Setup, StartInfo, app, run};
+pub use http::{Ended, Setup, StartInfo, app, run};
+pub use logs::{Log, LogFormat};
 pub use options::{Options, TlsFiles};
 pub use repository::Source;
 pub use served::{Card, LoadOptions, Served};
+pub use settings::{SETTINGS, Setting, Settings};
 
 /// Result of a call of this crate.
 pub type Result<T, E = ServeError> = std::result::Result<T, E>;

@@ -76,7 +76,7 @@ impl Default for Options {
             max_pixels: Limits::default().max_pixels,
             top: 5,
             max_connections: 1024,
-            max_header_bytes: 16 << 10,
+            max_header_bytes: 64 << 10,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             keep_alive: Duration::from_secs(75),

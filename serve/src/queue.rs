@@ -447,3 +447,122 @@ impl Arrivals {
         soon && under_way as f64 + 0.5 < self.crowd
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DELAY: Duration = Duration::from_micros(200);
+
+    /// Arrivals with these gaps in microseconds, each finding so many under way.
+    fn arrivals(gaps: &[u64], under_way: usize) -> Arrivals {
+        let (mut arrivals, mut now) = (Arrivals::default(), Instant::now());
+        for gap in gaps {
+            now += Duration::from_micros(*gap);
+            arrivals.note(now, under_way, DELAY);
+        }
+        arrivals
+    }
+
+    #[test]
+    fn who_is_always_alone_never_waits_however_fast() {
+        for gap in [1, 50, 150, 1000, 5000] {
+            assert!(!arrivals(&[gap; 100], 1).company_is_likely(1, DELAY), "{gap}");
+        }
+    }
+
+    #[test]
+    fn who_is_usually_one_of_many_waits_for_the_others_but_not_once_they_are_there() {
+        let many = arrivals(&[20; 50], 16);
+        assert!(many.company_is_likely(3, DELAY));
+        assert!(!many.company_is_likely(16, DELAY));
+    }
+
+    #[test]
+    fn company_that_would_come_too_late_is_not_waited_for() {
+        assert!(!arrivals(&[400; 50], 16).company_is_likely(3, DELAY));
+    }
+
+    #[test]
+    fn a_pause_forgets() {
+        let mut gaps = [20; 50].to_vec();
+        gaps.push(3000);
+        let mut paused = arrivals(&gaps, 16);
+        assert!(!paused.company_is_likely(3, DELAY));
+        paused.note(paused.last.unwrap() + Duration::from_micros(20), 1, DELAY);
+        assert!(paused.crowd < 16.0);
+    }
+
+    fn queue(places: usize, max_batch: usize) -> Arc<Queue> {
+        Queue::new(Batching { workers: 1, max_batch, max_delay: DELAY, places })
+    }
+
+    fn later() -> Instant {
+        Instant::now() + Duration::from_secs(60)
+    }
+
+    #[test]
+    fn a_request_finds_room_for_all_of_its_pictures_or_none() {
+        let queue = queue(3, 4);
+        let pictures = |count| vec![Input::Pixels(vec![0]); count];
+        let _first = queue.submit(pictures(2), later()).unwrap();
+        assert!(matches!(queue.submit(pictures(2), later()), Err(Refused::Full { .. })));
+        assert_eq!(queue.depth(), 2);
+        let _second = queue.submit(pictures(1), later()).unwrap();
+        assert_eq!(queue.depth(), 3);
+    }
+
+    #[test]
+    fn whoever_hung_up_gives_way_to_the_next() {
+        let queue = queue(1, 4);
+        let pictures = || vec![Input::Pixels(vec![0])];
+        drop(queue.submit(pictures(), later()).unwrap());
+        assert!(queue.submit(pictures(), later()).is_ok());
+    }
+
+    #[test]
+    fn what_is_too_late_is_told_so_and_not_run() {
+        let queue = queue(9, 4);
+        let mut late = queue.submit(vec![Input::File(Bytes::new())], Instant::now()).unwrap();
+        let _next = queue.submit(vec![Input::Pixels(vec![7])], later()).unwrap();
+        let Some(Work::Run(batch)) = queue.next() else { panic!("nothing to run") };
+        assert_eq!(batch.iter().map(|ready| ready.picture.bytes()).collect::<Vec<_>>(), [[7]]);
+        assert!(matches!(late.try_recv(), Ok(Err(Refused::Expired))));
+        drop(batch);
+        assert_eq!(queue.depth(), 0, "places are given back");
+    }
+
+    #[test]
+    fn files_are_decoded_before_a_batch_is_run_and_a_batch_is_no_larger_than_it_may_be() {
+        let queue = queue(9, 2);
+        let _files = queue.submit(vec![Input::File(Bytes::from_static(b"a")); 3], later()).unwrap();
+        for _ in 0..2 {
+            let Some(Work::Decode(job, _)) = queue.next() else { panic!("expected a file to decode") };
+            let picture = Pixels::Bytes(vec![1]);
+            queue.decoded(Some(Ready { job, picture, decode: Duration::ZERO, preprocess: Duration::ZERO }));
+        }
+        let Some(Work::Run(batch)) = queue.next() else { panic!("expected a batch to run") };
+        assert_eq!(batch.len(), 2);
+        assert!(matches!(queue.next(), Some(Work::Decode(..))));
+    }
+
+    #[test]
+    fn with_no_worker_left_nobody_waits() {
+        let queue = queue(9, 2);
+        let mut waiting = queue.submit(vec![Input::Pixels(vec![0])], later()).unwrap();
+        queue.worker_ended();
+        assert!(waiting.try_recv().is_err());
+        assert!(matches!(queue.submit(vec![Input::Pixels(vec![0])], later()), Err(Refused::Engine { .. })));
+    }
+
+    #[test]
+    fn of_several_errors_the_first_pictures_is_told() {
+        let (request, mut answer) = Request::new(3, later());
+        let broken = |index| Err(Refused::Picture { index, source: PictureError::Empty });
+        request.answer(2, broken(2));
+        request.answer(0, Ok(Answered { logits: vec![], stages: Stages::default() }));
+        assert!(answer.try_recv().is_err(), "one is missing");
+        request.answer(1, broken(1));
+        assert!(matches!(answer.try_recv(), Ok(Err(Refused::Picture { index: 1, .. }))));
+    }
+}

@@ -2,8 +2,9 @@
 //! answers, proved, and only then put in its place; if any of that fails, what answered before goes on.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 use std::time::Instant;
 
 use crate::events::{Answerer, Event, Sinks};
@@ -56,6 +57,32 @@ impl Source {
         Self { name: name.into(), versions: Versions::Folder(folder, load.clone()) }
     }
 
+    /// The models in a folder: each in a folder of its name, with folders 1, 2, ... for its versions, or with the model
+    /// itself for version 1.
+    ///
+    /// # Errors
+    /// [`ServeError::Source`] for a folder that cannot be read or has no folder in it.
+    pub fn repository(folder: &Path, load: &LoadOptions) -> Result<Vec<Self>> {
+        let refused = |reason: String| ServeError::Source { path: folder.into(), reason };
+        let entries = std::fs::read_dir(folder).map_err(|error| refused(error.to_string()))?;
+        let mut models: Vec<PathBuf> =
+            entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+        models.sort();
+        if models.is_empty() {
+            return Err(refused("expected a folder for each model, found none".into()));
+        }
+        Ok(models.into_iter().map(|model| Self::in_repository(model, load)).collect())
+    }
+
+    fn in_repository(folder: PathBuf, load: &LoadOptions) -> Self {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let itself = ["model.safetensors", "manifest.json", "model.onnx"];
+        if itself.iter().any(|file| folder.join(file).is_file()) {
+            return Self::paths(name, vec![model_in(folder)], load);
+        }
+        Self::folder(name, folder, load)
+    }
+
     /// A model that the caller makes, at the start and at each reload.
     pub fn made(name: impl Into<String>, make: impl Fn() -> Result<Served> + Send + Sync + 'static) -> Self {
         Self { name: name.into(), versions: Versions::Listed(vec![Origin::Made(Arc::new(make))]) }
@@ -65,6 +92,18 @@ impl Source {
     pub fn loaded(served: Served) -> Self {
         let name = served.card().name.clone();
         Self { name, versions: Versions::Listed(vec![Origin::Loaded(served)]) }
+    }
+
+    /// Where files may change.
+    fn files(&self) -> Vec<PathBuf> {
+        let path = |origin: &Origin| match origin {
+            Origin::Path(path, _) => Some(path.clone()),
+            Origin::Made(_) | Origin::Loaded(_) => None,
+        };
+        match &self.versions {
+            Versions::Listed(origins) => origins.iter().filter_map(path).collect(),
+            Versions::Folder(folder, _) => vec![folder.clone()],
+        }
     }
 
     /// What there is now, by version.
@@ -81,13 +120,20 @@ fn versions_in(folder: &Path, load: &LoadOptions) -> Result<BTreeMap<u64, Origin
     let entries = std::fs::read_dir(folder).map_err(|error| refused(error.to_string()))?;
     let version = |entry: std::fs::DirEntry| {
         let version: u64 = entry.file_name().to_str()?.parse().ok().filter(|version| *version > 0)?;
-        Some((version, Origin::Path(entry.path(), load.clone())))
+        Some((version, Origin::Path(model_in(entry.path()), load.clone())))
     };
     let found: BTreeMap<_, _> = entries.flatten().filter_map(version).collect();
     if found.is_empty() {
         return Err(refused("expected folders named 1, 2, ... with a model in each, found none".into()));
     }
     Ok(found)
+}
+
+/// A version's folder, or the `model.onnx` in it if that is all there is.
+fn model_in(folder: PathBuf) -> PathBuf {
+    let has = |name: &str| folder.join(name).is_file();
+    let alone = has("model.onnx") && !has("model.safetensors") && !has("manifest.json");
+    if alone { folder.join("model.onnx") } else { folder }
 }
 
 impl Origin {
@@ -199,47 +245,91 @@ impl Model {
         }
     }
 
+    /// Where files may change.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.source.files()
+    }
+
     /// Loads every version anew, beside those that answer, and puts each in its place once it has proved itself.
     /// Versions that are there no longer are let go. This takes as long as loading takes: never on an async thread.
-    pub fn reload(&self, options: &Options, sinks: &Sinks) -> std::result::Result<Vec<u64>, NotReloaded> {
-        let Ok(_alone) = self.reloading.try_lock() else { return Err(NotReloaded::Busy) };
+    pub fn reload(&self, options: &Options, sinks: &Sinks) -> std::result::Result<(), NotReloaded> {
+        self.load_all(&|_: &Served, _| true, options, sinks)
+    }
+
+    /// The same, but versions whose files hold what they held go on as they are.
+    pub fn refresh(&self, options: &Options, sinks: &Sinks) -> std::result::Result<(), NotReloaded> {
+        let differs =
+            |served: &Served, old: &Served| served.digest().is_none() || served.digest() != old.digest();
+        self.load_all(&differs, options, sinks)
+    }
+
+    fn load_all(
+        &self,
+        wanted: &dyn Fn(&Served, &Served) -> bool,
+        options: &Options,
+        sinks: &Sinks,
+    ) -> std::result::Result<(), NotReloaded> {
+        let _alone = match self.reloading.try_lock() {
+            Ok(alone) => alone,
+            Err(TryLockError::WouldBlock) => return Err(NotReloaded::Busy),
+            // It guards nothing but the turn, which a panic gave back.
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        };
         let origins =
             self.source.origins().map_err(|error| NotReloaded::Unlisted { reason: error.to_string() })?;
         let mut refused = None;
         for (version, origin) in &origins {
-            if let Err(reason) = self.load(*version, origin, options, sinks) {
+            let answerer = Answerer { model: self.name.clone(), version: *version };
+            let begun = Instant::now();
+            let loaded = self.load(&answerer, origin, wanted, options, sinks);
+            if let Err(error) = loaded {
+                let reason = error.to_string();
+                self.note_failure(*version, &reason);
+                sinks.tell(&Event::LoadFailed { answerer, reason: reason.clone() });
                 refused.get_or_insert(NotReloaded::Refused { version: *version, reason });
+            } else if let Ok(Some(digest)) = loaded {
+                sinks.tell(&Event::Loaded { answerer, digest, took: begun.elapsed() });
             }
         }
         self.let_go(&origins, sinks);
-        refused.map_or_else(|| Ok(origins.into_keys().collect()), Err)
+        refused.map_or(Ok(()), Err)
     }
 
+    /// Loads a version and puts it in its place; its hash, or `None` for one that was not wanted.
     fn load(
         &self,
-        version: u64,
+        answerer: &Answerer,
         origin: &Origin,
+        wanted: &dyn Fn(&Served, &Served) -> bool,
         options: &Options,
         sinks: &Sinks,
-    ) -> std::result::Result<(), String> {
+    ) -> Result<Option<Option<String>>> {
+        let version = answerer.version;
         self.write().entry(version).or_insert(VersionState::Loading);
-        let answerer = Answerer { model: self.name.clone(), version };
-        let begun = Instant::now();
-        let start = |served| Running::start(served, answerer.clone(), options, sinks);
-        let started = origin.open().and_then(start);
-        match started {
-            Ok(running) => {
-                let digest = running.served().digest().map(String::from);
-                self.put(version, running);
-                sinks.tell(&Event::Loaded { answerer, digest, took: begun.elapsed() });
-                Ok(())
-            }
-            Err(error) => {
-                let reason = error.to_string();
-                self.note_failure(version, &reason);
-                sinks.tell(&Event::LoadFailed { answerer, reason: reason.clone() });
-                Err(reason)
-            }
+        let opened = catch_unwind(AssertUnwindSafe(|| origin.open()));
+        let served = opened.unwrap_or_else(|_| {
+            Err(ServeError::Unproved { model: self.name.to_string(), reason: "loading it panicked".into() })
+        })?;
+        if self.answering(version).is_some_and(|old| !wanted(&served, old.served())) {
+            self.forget_failure(version);
+            return Ok(None);
+        }
+        let running = Running::start(served, answerer.clone(), options, sinks)?;
+        let digest = running.served().digest().map(String::from);
+        self.put(version, running);
+        Ok(Some(digest))
+    }
+
+    fn answering(&self, version: u64) -> Option<Arc<Running>> {
+        match self.read().get(&version) {
+            Some(VersionState::Ready(running, _)) => Some(running.clone()),
+            _ => None,
+        }
+    }
+
+    fn forget_failure(&self, version: u64) {
+        if let Some(VersionState::Ready(_, failure)) = self.write().get_mut(&version) {
+            *failure = None;
         }
     }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use engine::{Device, Model, Runtime, WeightFormat};
-use models::bundle::FileRole;
+use models::bundle::{Answer, FileRole};
 use models::{Bundle, Graph, Manifest, Stem, Weights};
 use picture::Fit;
 
@@ -85,7 +85,14 @@ pub struct Served {
     graph: Option<Arc<Graph>>,
     threads: usize,
     digest: Option<String>,
+    probe: Option<Arc<Probe>>,
     make: MakeEngine,
+}
+
+/// Pictures, and what the bundle says that its file answers to them.
+struct Probe {
+    pictures: Vec<u8>,
+    answer: Answer,
 }
 
 impl std::fmt::Debug for Served {
@@ -101,13 +108,7 @@ impl Served {
     /// [`ServeError::Bundle`] for a bundle that contradicts itself, [`ServeError::Source`] for what is none of them, [`ServeError::WrongEngine`] for an engine that does not run it,
     /// and the errors of the engines themselves.
     pub fn open(path: &Path, options: &LoadOptions) -> Result<Self> {
-        if Bundle::is_at(path) {
-            Self::open_bundle(path, options)
-        } else if path.extension().is_some_and(|extension| extension == "onnx") {
-            Self::open_onnx(path, options)
-        } else {
-            Self::open_run(path, options)
-        }
+        if Bundle::is_at(path) { Self::open_bundle(path, options) } else { Self::open_file(path, options) }
     }
 
     /// A model of which the caller makes the engines; for tests and engines of other crates.
@@ -115,7 +116,7 @@ impl Served {
         card: Card,
         make: impl Fn() -> Result<Box<dyn Engine>> + Send + Sync + 'static,
     ) -> Self {
-        Self { card, graph: None, threads: 1, digest: None, make: Arc::new(make) }
+        Self { card, graph: None, threads: 1, digest: None, probe: None, make: Arc::new(make) }
     }
 
     /// A network in memory on the native engine.
@@ -164,11 +165,35 @@ impl Served {
         Self { digest: Some(digest), ..self }
     }
 
-    /// Has an engine answer a picture: as many logits as labels, all finite.
+    /// Has an engine answer the pictures of its bundle's probe as the bundle says; without a bundle, a picture: as many
+    /// logits as labels, all finite.
     ///
     /// # Errors
     /// [`ServeError::Unproved`] for other answers, and the engine's own errors.
     pub fn prove(&self) -> Result<()> {
+        self.prove_itself()?;
+        self.probe.as_ref().map_or(Ok(()), |probe| self.prove_by(probe))
+    }
+
+    fn prove_by(&self, probe: &Probe) -> Result<()> {
+        let Card { channels, height, width, name, .. } = &self.card;
+        let mut engine = self.engine()?;
+        let mut found = Vec::new();
+        for picture in probe.pictures.chunks((channels * height * width).max(1)) {
+            found.extend_from_slice(engine.run(picture)?);
+        }
+        let distance = probe.answer.distance(&found);
+        if distance.agrees() {
+            return Ok(());
+        }
+        let reason = format!(
+            "expected the bundle's answers to its probe within {}, found them {} apart",
+            distance.allowed, distance.largest
+        );
+        Err(ServeError::Unproved { model: name.clone(), reason })
+    }
+
+    fn prove_itself(&self) -> Result<()> {
         let Card { channels, height, width, labels, name, .. } = &self.card;
         let picture: Vec<u8> = (0..channels * height * width).map(|index| (index * 37 % 256) as u8).collect();
         let mut engine = self.engine()?;
@@ -199,9 +224,18 @@ impl Served {
             engine: "ort",
             reason: "it holds no model.onnx; use `native`, or another of its files by path".into(),
         })?;
-        bundle.read(file)?;
         let served = Self::open(&bundle.path(file), options)?;
         Ok(Self { card: Card { name: bundle.name.clone(), ..served.card }, ..served })
+    }
+
+    /// A file alone, held against its bundle where it lies in one.
+    fn open_file(path: &Path, options: &LoadOptions) -> Result<Self> {
+        let is_onnx = path.extension().is_some_and(|extension| extension == "onnx");
+        let served = if is_onnx { Self::open_onnx(path, options)? } else { Self::open_run(path, options)? };
+        // Other weights give other answers.
+        let exact = options.weights == WeightFormat::F32;
+        let probe = if path.is_file() && exact { probe_of(path)? } else { None };
+        Ok(Self { probe: probe.map(Arc::new), ..served })
     }
 
     fn open_run(path: &Path, options: &LoadOptions) -> Result<Self> {
@@ -281,6 +315,17 @@ impl Served {
     }
 }
 
+/// What a file has to answer, if it lies in a bundle that lists it; its bytes are those that the bundle speaks of.
+fn probe_of(path: &Path) -> Result<Option<Probe>> {
+    let Some(folder) = path.parent().filter(|folder| Bundle::is_at(folder)) else { return Ok(None) };
+    let bundle = Bundle::open(folder)?;
+    let Some(file) = bundle.networks().find(|file| bundle.path(file) == path) else { return Ok(None) };
+    bundle.read(file)?;
+    let pictures = || bundle.probe.pictures(&bundle.model.task);
+    let answer = bundle.probe.answer(&file.path).cloned();
+    Ok(answer.map(|answer| Probe { pictures: pictures(), answer }))
+}
+
 fn refuse_native(path: &Path, options: &LoadOptions) -> Result<()> {
     if options.weights != WeightFormat::F32 {
         return Err(ServeError::WrongEngine {
@@ -330,7 +375,7 @@ fn read_contract(path: &Path, bytes: &[u8]) -> Result<(Card, Option<Graph>)> {
 }
 
 /// Name of a run or file: its last component, of a `model.*` in a run's folder the folder's.
-fn name_of(path: &Path) -> String {
+pub(crate) fn name_of(path: &Path) -> String {
     let full = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     let stem = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
     let own = if full.is_dir() {

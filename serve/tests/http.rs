@@ -292,6 +292,40 @@ async fn pictures_that_wait_run_together_and_a_lone_one_does_not_wait() {
     assert_eq!(*calls.lock().unwrap(), [1, 3, 2]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_past_its_deadline_is_a_504_and_never_run() {
+    let (server, open, calls) = gated(Options::default());
+    let file = png(&pixels(1));
+    let ask = |timeout: Option<&str>| {
+        let mut request = post("image/png", file.clone());
+        if let Some(timeout) = timeout {
+            request.headers_mut().insert("x-request-timeout-ms", timeout.parse().unwrap());
+        }
+        let server = server.clone();
+        tokio::spawn(async move { send(&server, request).await })
+    };
+    let first = ask(None);
+    until("the first call", || calls.lock().unwrap().len() == 1).await;
+    let late = ask(Some("30")).await.unwrap();
+    assert_eq!((late.status, late.code()), (StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded"));
+    let hung_up = ask(None);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    hung_up.abort();
+    let last = ask(None);
+    for _ in 0..2 {
+        open.send(()).unwrap();
+    }
+    assert_answers(&first.await.unwrap(), 0, &pixels(1));
+    assert_answers(&last.await.unwrap(), 0, &pixels(1));
+    assert_eq!(*calls.lock().unwrap(), [1, 1], "whoever was late or hung up was run");
+    for wrong in ["0", "soon", "-1", "1.5"] {
+        let refused = ask(Some(wrong)).await.unwrap();
+        assert_eq!((refused.status.as_u16(), refused.code()), (400, "bad_timeout"), "{wrong}");
+    }
+    open.send(()).unwrap();
+    assert_eq!(ask(Some("99999999")).await.unwrap().status, StatusCode::OK, "the server's own limit holds");
+}
+
 #[tokio::test]
 async fn an_engine_that_fails_or_panics_is_an_answer_and_not_the_end() {
     struct Moody;

@@ -1,6 +1,6 @@
 //! `POST /v1/classify` and its brothers that name a model: pictures in, labels and stage times out.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -60,21 +60,38 @@ impl ClassifyQuery {
 }
 
 async fn classify(app: &App, query: ClassifyQuery, request: Request) -> Answer {
-    // Who asks for what is not there hears of it before sending much.
-    app.model(query.model.as_deref(), query.version.as_deref())?;
-    let timeout = app.timeout(request.headers())?;
-    let Asked { pictures, top } = body::read(request, app).await?;
+    let (model, version) = (query.model.as_deref(), query.version.as_deref());
+    let timeout = match precheck(app, &query, &request) {
+        Ok(timeout) => timeout,
+        Err(error) => return refuse(app, error, request).await,
+    };
+    let (Asked { pictures, top }, _room) = body::read(request, app).await?;
     let arrived = Instant::now();
     let top = top.or(query.top).unwrap_or(app.options.top);
     if top == 0 {
         return Err(ApiError::Top);
     }
     app.check_count(pictures.len())?;
-    let running = app.model(query.model.as_deref(), query.version.as_deref())?;
+    // Whoever was let in is answered, although the server may have been told to stop meanwhile.
+    let running = app.models.running(model, version)?;
     let (names, inputs) = taken_apart(pictures);
     let answer = running.infer(inputs, arrived + timeout).await;
     let answers = answer.map_err(|refused| ApiError::of(refused, &names))?;
     Ok(response(&running, names, answers, top, arrived))
+}
+
+/// What can be said before the body is there: who asks for what is not there hears of it before sending much.
+fn precheck(app: &App, query: &ClassifyQuery, request: &Request) -> Result<Duration, ApiError> {
+    app.model(query.model.as_deref(), query.version.as_deref())?;
+    app.timeout(request.headers())
+}
+
+/// Refuses a request whose body has not been read.
+async fn refuse(app: &App, error: ApiError, request: Request) -> Answer {
+    let discarded = body::discard(request.into_body());
+    // The answer is the same, whether the rest arrived or not.
+    let _ = tokio::time::timeout(app.options.body_timeout, discarded).await;
+    Err(error)
 }
 
 fn taken_apart(pictures: Vec<Sent>) -> (Vec<Option<String>>, Vec<Input>) {

@@ -24,6 +24,12 @@ pub(crate) enum ApiError {
     EmptyBody,
     #[error("the body is larger than {limit} bytes")]
     BodyTooLarge { limit: usize },
+    #[error("the body did not arrive within {seconds} s")]
+    BodyTimeout { seconds: f32 },
+    #[error(
+        "expected an API key (`Authorization: Bearer KEY` or `X-Api-Key: KEY`), found none that is known"
+    )]
+    Unauthorized,
     #[error("the body did not arrive: {reason}")]
     BodyUnread { reason: String },
     #[error(
@@ -121,6 +127,8 @@ impl ApiError {
             | Self::Timeout { .. }
             | Self::Inference(_)
             | Self::Base64 { .. } => StatusCode::BAD_REQUEST,
+            Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::BodyTooLarge { .. } | Self::TooManyPictures { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::ContentType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Picture { source, .. } => picture_status(source),
@@ -146,6 +154,8 @@ impl ApiError {
             Self::EmptyBody => "empty_body",
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::BodyUnread { .. } => "body_unread",
+            Self::BodyTimeout { .. } => "body_timeout",
+            Self::Unauthorized => "unauthorized",
             Self::ContentType { .. } => "unsupported_content_type",
             Self::Json { .. } => "malformed_json",
             Self::Multipart { .. } => "malformed_multipart",
@@ -215,10 +225,13 @@ fn picture_code(error: &PictureError) -> &'static str {
 }
 
 impl ApiError {
-    /// Adds to an answer what every protocol's has: when to ask again, and what is told of the request.
+    /// Adds to an answer what every protocol's has: when to ask again, how to show a key, and what is told of the request.
     pub fn mark(&self, mut response: Response) -> Response {
         if let Some(seconds) = self.retry_after() {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if matches!(self, Self::Unauthorized) {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         let facts = Facts { code: Some(self.code()), ..Facts::default() };
         response.extensions_mut().insert(facts);

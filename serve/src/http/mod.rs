@@ -9,6 +9,7 @@ mod by_name;
 mod classify;
 mod error;
 mod health;
+mod keys;
 mod metrics;
 mod models;
 mod observe;
@@ -16,10 +17,13 @@ mod observe;
 pub mod oip;
 mod openapi;
 mod page;
+mod pulse;
 mod server;
+mod tls;
 mod whole;
 pub mod wire;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -30,6 +34,7 @@ use axum::http::{HeaderMap, HeaderName, Method, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
+use tokio::sync::Semaphore;
 
 pub use crate::Options;
 use crate::events::{Event, Sink, Sinks};
@@ -38,8 +43,10 @@ use crate::repository::{Repository, Source};
 use crate::running::Running;
 use crate::{Result, Served};
 use error::ApiError;
+use keys::Keys;
 use observe::Ids;
-pub use server::{Bound, StartInfo, bind, run, stop_signal};
+pub use server::{Bound, Ended, StartInfo, bind, run, stop_signal};
+use tls::Tls;
 
 const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
 
@@ -83,8 +90,12 @@ impl Setup {
         self.options.check()?;
         let metrics = Arc::new(Metrics::new());
         let setup = self.sink(metrics.clone());
+        let Options { api_keys, tls, max_bodies_bytes, .. } = &setup.options;
         Ok(Arc::new(App {
             metrics,
+            keys: api_keys.as_deref().map(Keys::open).transpose()?,
+            tls: tls.as_ref().map(Tls::open).transpose()?,
+            bodies: Arc::new(Semaphore::new(body::units(*max_bodies_bytes))),
             models: Repository::new(setup.sources)?,
             options: setup.options,
             sinks: setup.sinks,
@@ -117,6 +128,10 @@ pub(crate) struct App {
     pub models: Repository,
     pub sinks: Sinks,
     pub metrics: Arc<Metrics>,
+    keys: Option<Keys>,
+    tls: Option<Tls>,
+    /// Room for the bodies under way, in units of `body`.
+    bodies: Arc<Semaphore>,
     life: AtomicU8,
     ids: Ids,
 }
@@ -169,6 +184,7 @@ fn router(app: Shared) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         // `body` has its own limit, with an answer of its own.
         .layer(DefaultBodyLimit::disable())
+        .layer(from_fn_with_state(app.clone(), keys::check))
         .layer(from_fn_with_state(app.clone(), observe::observe))
         .with_state(app)
 }
@@ -212,6 +228,14 @@ impl App {
         Ok(Duration::from_millis(millis.ok_or_else(wrong)?).min(self.options.timeout))
     }
 
+    /// Files of keys and certificate.
+    pub fn access_files(&self) -> Vec<PathBuf> {
+        let keys = self.keys.as_ref().map(|keys| keys.path().to_path_buf());
+        let tls = self.tls.as_ref().map(Tls::files);
+        let tls = tls.map(|files| [files.certificate.clone(), files.key.clone()]);
+        keys.into_iter().chain(tls.into_iter().flatten()).collect()
+    }
+
     /// Whether a request may have so many pictures.
     pub fn check_count(&self, pictures: usize) -> std::result::Result<(), ApiError> {
         let limit = self.options.max_pictures.min(self.options.queue);
@@ -232,6 +256,12 @@ impl App {
         };
         Err(ApiError::NotReady { why })
     }
+}
+
+/// Reads keys and certificate again.
+pub(crate) fn reload_access(app: &App) -> Result<()> {
+    app.keys.as_ref().map_or(Ok(()), Keys::reload)?;
+    app.tls.as_ref().map_or(Ok(()), Tls::reload)
 }
 
 async fn no_route(uri: Uri) -> Response {

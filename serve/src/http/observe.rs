@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::header::CONTENT_LENGTH;
+use axum::http::header::{CONNECTION, CONTENT_LENGTH};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
 
-use super::Shared;
+use super::{Life, Shared};
 use crate::events::{Event, Facts, RequestDone, Sinks};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -49,6 +49,10 @@ pub(super) async fn observe(State(app): State<Shared>, request: Request, next: N
     let mut response = next.run(request).await;
     if let Ok(value) = value {
         response.headers_mut().insert(REQUEST_ID, value);
+    }
+    if app.life() > Life::Ready {
+        // Whoever keeps the connection open would lose a later request.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     telling.finish(&mut response);
     response

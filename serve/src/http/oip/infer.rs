@@ -45,10 +45,11 @@ async fn infer(app: &App, model: &str, version: Option<&str>, request: Request) 
     let timeout = app.timeout(&parts.headers)?;
     let header = header_length(&parts.headers)?;
     refuse_encoded(&parts.headers)?;
-    let bytes = body::bytes(&parts.headers, body, app).await?;
+    let (bytes, _room) = body::bytes(&parts.headers, body, app).await?;
     let arrived = Instant::now();
     let request = read(header, bytes).await?;
-    let running = app.model(Some(model), version)?;
+    // Whoever was let in is answered, although the server may have been told to stop meanwhile.
+    let running = app.models.running(Some(model), version).map_err(ApiError::from)?;
     let wanted = contract::wanted(running.card(), &request.outputs)?;
     let (id, binary) = (request.id.clone(), request.binary_outputs);
     let pictures = contract::pictures(running.card(), request)?;
