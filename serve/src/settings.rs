@@ -27,8 +27,10 @@ pub struct Settings {
     pub models: Vec<String>,
     /// A folder of models.
     pub repository: Option<PathBuf>,
-    certificate: Option<PathBuf>,
-    key: Option<PathBuf>,
+    /// Certificate chain, in PEM; needs the key.
+    pub certificate: Option<PathBuf>,
+    /// Its private key, in PEM.
+    pub key: Option<PathBuf>,
 }
 
 impl Default for Settings {
@@ -86,7 +88,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "engine",
         value: "NAME",
-        help: "native or ort (ONNX Runtime)",
+        help: "native, ort (ONNX Runtime) or, where it is built in, candle-onnx",
         default: "native; ort for .onnx",
         example: "ort",
         set: |settings, value| put(&mut settings.load.engine, parsed(value).map(Some)),
