@@ -65,8 +65,10 @@ impl Source {
     pub fn repository(folder: &Path, load: &LoadOptions) -> Result<Vec<Self>> {
         let refused = |reason: String| ServeError::Source { path: folder.into(), reason };
         let entries = std::fs::read_dir(folder).map_err(|error| refused(error.to_string()))?;
-        let mut models: Vec<PathBuf> =
-            entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+        let hidden =
+            |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        let paths = entries.flatten().map(|entry| entry.path());
+        let mut models: Vec<PathBuf> = paths.filter(|path| path.is_dir() && !hidden(path)).collect();
         models.sort();
         if models.is_empty() {
             return Err(refused("expected a folder for each model, found none".into()));

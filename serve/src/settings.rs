@@ -374,6 +374,8 @@ impl Settings {
     }
 
     fn sources(&self) -> Result<Vec<Source>> {
+        // Before anything listens: a slip in a path is the commonest of all.
+        self.models.iter().try_for_each(|model| exists(&named(model).1))?;
         let mut sources = listed(&self.models, &self.load)?;
         if let Some(folder) = &self.repository {
             sources.extend(Source::repository(folder, &self.load)?);
@@ -383,6 +385,13 @@ impl Settings {
             return Err(ServeError::Setting { name: "models", expected, found });
         }
         Ok(sources)
+    }
+}
+
+fn exists(path: &Path) -> Result<()> {
+    match path.metadata() {
+        Ok(_) => Ok(()),
+        Err(error) => Err(ServeError::Source { path: path.into(), reason: error.to_string() }),
     }
 }
 

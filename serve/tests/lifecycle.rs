@@ -355,6 +355,16 @@ fn draining_comes_to_an_end_although_a_client_does_not() {
     assert_eq!(server.ended(), Ended::CutShort(1));
 }
 
+#[test]
+fn connections_that_ask_nothing_do_not_hold_the_end_up() {
+    // Less than a head or an idle connection is given: either would be cut.
+    let options = Options { workers: 1, drain_timeout: Duration::from_secs(5), ..Options::default() };
+    let server = Server::start(Setup::new(&options).model(Source::loaded(served())));
+    let (_fresh, mut idle) = (connect(server.address), connect(server.address));
+    assert_eq!(ask(&mut idle, "GET", "/healthz", "", b"").status, 200);
+    assert_eq!(server.ended(), Ended::Drained);
+}
+
 /// The slim binary, killed when dropped.
 struct Binary(Child);
 

@@ -18,6 +18,8 @@ const LOOKS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_se
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
+    /// Nothing has arrived yet.
+    Fresh,
     /// The head of a request arrives.
     Head,
     /// A request is worked on; its body and its answer have deadlines of their own.
@@ -29,7 +31,7 @@ pub(super) enum Phase {
 }
 
 impl Phase {
-    const ALL: [Self; 4] = [Self::Head, Self::Working, Self::Answering, Self::Idle];
+    const ALL: [Self; 5] = [Self::Fresh, Self::Head, Self::Working, Self::Answering, Self::Idle];
 }
 
 /// A connection's phase, and when it began.
@@ -43,7 +45,7 @@ pub(super) struct Pulse {
 impl Pulse {
     /// A connection that has just been made: its first head is awaited.
     pub fn new() -> Arc<Self> {
-        let (phase, since) = (AtomicU8::new(Phase::Head as u8), AtomicU64::new(0));
+        let (phase, since) = (AtomicU8::new(Phase::Fresh as u8), AtomicU64::new(0));
         Arc::new(Self { begun: Instant::now(), phase, since })
     }
 
@@ -55,6 +57,11 @@ impl Pulse {
 
     fn phase(&self) -> Phase {
         Phase::ALL[usize::from(self.phase.load(Ordering::Relaxed))]
+    }
+
+    /// Whether it may be closed without taking anything from anybody.
+    pub fn is_unused(&self) -> bool {
+        matches!(self.phase(), Phase::Fresh | Phase::Idle)
     }
 
     fn enter_from(&self, from: Phase, to: Phase) {
@@ -77,7 +84,9 @@ impl Pulse {
             let lasted =
                 Duration::from_millis(self.millis().saturating_sub(self.since.load(Ordering::Relaxed)));
             match self.phase() {
-                Phase::Head if lasted > header_timeout => return "the request's head took too long",
+                Phase::Fresh | Phase::Head if lasted > header_timeout => {
+                    return "the request's head took too long";
+                }
                 Phase::Idle if lasted > keep_alive => return "idle for too long",
                 Phase::Answering if lasted > body_timeout => return "the client did not take its answer",
                 _ => {}
@@ -109,6 +118,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Pulsed<S> {
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if buffer.filled().len() > before {
             self.pulse.enter_from(Phase::Idle, Phase::Head);
+            self.pulse.enter_from(Phase::Fresh, Phase::Head);
         }
         read
     }

@@ -106,17 +106,16 @@ impl Setup {
             let app = self.app()?;
             let (listener, address) = listen(address).await?;
             let (stop, stopped) = watch::channel(false);
-            let running = tokio::spawn(run_listener(listener, app.clone(), heard(stopped)));
-            let ended = tokio::select! {
-                ended = until_told(app, address, started) => ended?,
-                () = stop_signal() => None,
-            };
-            if let Some(failed) = ended {
-                return Ok(failed);
+            let mut running = tokio::spawn(run_listener(listener, app.clone(), heard(stopped)));
+            let broke = |error: tokio::task::JoinError| ServeError::io("serve")(error.into());
+            tokio::select! {
+                Err(error) = load_and_wait(app, address, started) => return Err(error),
+                ended = &mut running => return ended.map_err(broke)?,
+                () = stop_signal() => {}
             }
             let _ = stop.send(true);
             tokio::select! {
-                ended = running => ended.map_err(|error| ServeError::io("serve")(error.into()))?,
+                ended = running => ended.map_err(broke)?,
                 () = stop_signal() => Ok(Ended::AtOnce),
             }
         });
@@ -125,12 +124,8 @@ impl Setup {
     }
 }
 
-/// Loads, says so, and waits; the signal is the other branch's to hear.
-async fn until_told(
-    app: Shared,
-    address: SocketAddr,
-    started: impl FnOnce(&StartInfo),
-) -> Result<Option<Ended>> {
+/// Loads, says so, and waits: an end there is only if loading failed.
+async fn load_and_wait(app: Shared, address: SocketAddr, started: impl FnOnce(&StartInfo)) -> Result<()> {
     let loading = app.clone();
     let loaded = tokio::task::spawn_blocking(move || loading.load()).await;
     loaded.map_err(|error| ServeError::io("load the models")(error.into()))??;
@@ -339,7 +334,11 @@ impl Door {
             tokio::select! {
                 ended = connection.as_mut() => return ended.err().and_then(|error| why(&error)),
                 reason = overdue.as_mut() => return Some(reason),
-                _ = draining.changed() => connection.as_mut().graceful_shutdown(),
+                // The library would wait for the first request of a connection that has had none.
+                _ = draining.changed() => match pulse.is_unused() {
+                    true => return None,
+                    false => connection.as_mut().graceful_shutdown(),
+                },
             }
         }
     }
