@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 use serve::{LoadOptions, Options, Setup, Source};
 use tokio::sync::oneshot;
 
+/// What a guarded server asks for.
+const KEY: &str = "a key for the tests alone";
 /// Pictures of each network.
 const PICTURES: usize = 6;
 
@@ -80,8 +82,20 @@ struct Running {
 }
 
 impl Running {
+    /// Open to everybody.
     fn start() -> Self {
+        Self::with(tempfile::tempdir().unwrap(), Options::default())
+    }
+
+    /// One that asks for the key.
+    fn guarded() -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let keys = folder.path().join("keys");
+        std::fs::write(&keys, KEY).unwrap();
+        Self::with(folder, Options { api_keys: Some(keys), ..Options::default() })
+    }
+
+    fn with(folder: tempfile::TempDir, options: Options) -> Self {
         let (gray, color) = (["ant", "bee", "cat", "dog", "elk"], ["red fox", "owl", "hare"]);
         let kittens = [Network::new(1, 24, &gray, 1.5), Network::new(1, 24, &gray, 1.2)];
         let birds = Network::new(3, 32, &color, 1.5);
@@ -94,7 +108,7 @@ impl Running {
         std::fs::write(at.join("expected.json"), json!(described).to_string()).unwrap();
         let paths = vec![kittens[0].save(at, "first"), kittens[1].save(at, "second")];
         let load = LoadOptions::default();
-        let setup = Setup::new(&Options { workers: 2, ..Options::default() })
+        let setup = Setup::new(&Options { workers: 2, ..options })
             .model(Source::paths("kittens", paths, &load))
             .model(Source::paths("birds", vec![birds.save(at, "birds")], &load));
         let runtime =
@@ -113,6 +127,7 @@ impl Running {
             .arg(scripts.join(script))
             .arg(format!("http://{}", self.address))
             .arg(self.folder.path())
+            .arg(KEY)
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .stdin(Stdio::null())
             .output()
@@ -154,7 +169,7 @@ fn prometheus_parser_reads_the_metrics() {
 
 #[test]
 fn the_page_answers_in_a_browser() {
-    Running::start().check("page.py");
+    Running::guarded().check("page.py");
 }
 
 #[test]

@@ -26,7 +26,7 @@ const DIGITS: usize = 64;
 /// Characters of a key at least: shorter ones are guessed.
 const SHORTEST: usize = 16;
 /// Where nobody needs a key: what is there says no more than that the server lives, or is the page that asks for one.
-const OPEN: &[&str] =
+pub(super) const OPEN: &[&str] =
     &["/", "/page.css", "/page.js", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"];
 
 /// The keys that are known.

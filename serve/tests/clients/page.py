@@ -1,4 +1,4 @@
-"""The web page in a headless Chromium: pictures dropped, pasted and chosen, answers equal to the API's, a broken file, the
+"""The web page in a headless Chromium: a key, pictures dropped, pasted and chosen, answers equal to the API's, a broken file, the
 figures, two models, no errors in the console and no request to anybody else. DISTILL_SCREENSHOTS names a folder for
 pictures of it."""
 
@@ -17,7 +17,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-URL, FOLDER = sys.argv[1], pathlib.Path(sys.argv[2])
+URL, FOLDER, KEY = sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3]
 EXPECTED = json.loads((FOLDER / "expected.json").read_text())
 SCREENSHOTS = os.environ.get("DISTILL_SCREENSHOTS")
 ARGUMENTS = [
@@ -87,7 +87,7 @@ def shown(card):
 
 def asked(path, model, version):
     url = f"{URL}/v1/models/{model}/versions/{version}/classify?top=5"
-    top = json.load(urlopen(Request(url, path.read_bytes())))["predictions"][0]["top"]
+    top = json.load(urlopen(Request(url, path.read_bytes(), {"x-api-key": KEY})))["predictions"][0]["top"]
     return [each["label"] for each in top], [each["probability"] for each in top]
 
 
@@ -145,8 +145,10 @@ def check_logs(driver):
             if url.scheme not in ("data", "blob", "chrome", "chrome-untrusted"):
                 hosts.add(f"{url.scheme}://{url.netloc}")
     assert hosts == {URL}, hosts
-    # The broken file's refusal is told by the browser itself.
-    errors = [entry for entry in driver.get_log("browser") if "classify" not in entry["message"] or "415" not in entry["message"]]
+    # What the server refuses is told by the browser itself: the broken file, and asking without a key.
+    expected = [("classify", "415"), ("v1/models", "401")]
+    told = lambda entry: any(all(word in entry["message"] for word in words) for words in expected)
+    errors = [entry for entry in driver.get_log("browser") if not told(entry)]
     assert not errors, errors
 
 
@@ -167,11 +169,21 @@ def looks(driver):
     screenshot(driver, "phone")
 
 
+def unlock(driver):
+    """The page itself needs no key; what it asks for does."""
+    field = driver.find_element(By.ID, "key")
+    wait(driver, "it did not ask for a key", field.is_displayed)
+    assert "API key" in driver.find_element(By.ID, "notice").text
+    field.send_keys(KEY, Keys.ENTER)
+    wait(driver, "the key was not taken", lambda: not field.is_displayed())
+
+
 def check(driver):
     first = [FOLDER / picture["file"] for picture in EXPECTED[0]["pictures"]]
     broken = FOLDER / "broken.png"
     broken.write_bytes(b"this is no picture")
     driver.get(URL)
+    unlock(driver)
     choice = wait(driver, "no models", lambda: driver.find_element(By.ID, "choice"))
     wait(driver, "no choice of models", choice.is_displayed)
     screenshot(driver, "empty")

@@ -168,6 +168,8 @@ fn reason(status: u16) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::http::routes;
 
@@ -242,6 +244,13 @@ mod tests {
             Value::Array(list) => list.iter().for_each(|value| collect(value, references)),
             _ => {}
         }
+    }
+
+    #[test]
+    fn what_needs_no_key_is_what_the_server_lets_pass() {
+        let open = OPERATIONS.iter().filter(|operation| !operation.guarded).map(|operation| operation.path);
+        let let_pass = crate::http::keys::OPEN.iter().copied();
+        assert_eq!(open.collect::<BTreeSet<_>>(), let_pass.collect());
     }
 
     #[test]
