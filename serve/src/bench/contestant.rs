@@ -6,7 +6,7 @@ use std::path::Path;
 use models::{Architecture, Manifest, Task, Weights, cost};
 
 use super::accuracy::Accuracy;
-use super::files::{Files, described};
+use super::files::Files;
 use super::host::Host;
 use super::options::BenchOptions;
 use super::report::{Outcome, Row};
@@ -138,7 +138,7 @@ fn model(name: &str, options: &BenchOptions, host: &mut dyn Host) -> Result<Mode
     let label = architecture.name().to_string();
     Ok(match host.write_files(&manifest, &weights) {
         Ok(folder) => {
-            Model { label, files: Files::of(&folder), unsaved: None, random_weights: true, seed: 0 }
+            Model { label, files: Files::temporary(&folder), unsaved: None, random_weights: true, seed: 0 }
         }
         Err(reason) => Model {
             label,
@@ -200,7 +200,7 @@ fn entered(
         classes: card.labels.len(),
         params: cost.map(|cost| cost.parameters),
         macs: cost.map(|cost| cost.macs),
-        file: file.map(described).transpose()?,
+        file: file.map(|path| model.files.describe(path)).transpose()?,
         ..blank(model, variant)
     };
     Ok(Entrant { row, runner: Some(runner) })

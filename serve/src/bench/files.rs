@@ -13,6 +13,8 @@ use crate::{Result, ServeError};
 pub(super) struct Files {
     /// What they are called but for the endings: `runs/a/model`.
     base: PathBuf,
+    /// Whether they were made for this run of the bench and go with it.
+    temporary: bool,
 }
 
 /// Longest first: an ending may end in another.
@@ -23,11 +25,16 @@ impl Files {
     /// The files beside what a user named: a folder's, or those of the same name but for the ending.
     pub fn of(path: &Path) -> Self {
         if path.is_dir() {
-            return Self { base: path.join("model") };
+            return Self { base: path.join("model"), temporary: false };
         }
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let stem = ENDINGS.iter().find_map(|(_, ending)| name.strip_suffix(ending));
-        Self { base: path.with_file_name(stem.unwrap_or(&name)) }
+        Self { base: path.with_file_name(stem.unwrap_or(&name)), temporary: false }
+    }
+
+    /// The files of a folder that somebody made for this run of the bench.
+    pub fn temporary(folder: &Path) -> Self {
+        Self { temporary: true, ..Self::of(folder) }
     }
 
     /// Where an artefact lies, or would.
@@ -55,6 +62,12 @@ impl Files {
         serde_json::from_str(&onnx::Contract::of(&model).ok()?.manifest).ok()
     }
 
+    /// What is written down of one that ran.
+    pub fn describe(&self, path: &Path) -> Result<ModelFile> {
+        let shown = if self.temporary { path.file_name().map(Path::new) } else { None };
+        Ok(ModelFile { path: shown.unwrap_or(path).display().to_string(), ..described(path)? })
+    }
+
     /// An artefact, or why there is none and what makes one.
     pub fn find(&self, artefact: Artefact) -> std::result::Result<PathBuf, String> {
         let path = self.path(artefact);
@@ -64,12 +77,17 @@ impl Files {
             Artefact::Onnx => "onnx",
             Artefact::OnnxInt8 => "onnx-int8",
         };
+        if self.temporary {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            return Err(format!(
+                "no {name} was made of random weights; measure a run or bundle that has one"
+            ));
+        }
         Err(format!("no {}; `distill export RUN --format {format}` writes one", path.display()))
     }
 }
 
-/// What is written down of a file that ran.
-pub(super) fn described(path: &Path) -> Result<ModelFile> {
+fn described(path: &Path) -> Result<ModelFile> {
     let bytes = std::fs::read(path)
         .map_err(|error| ServeError::Source { path: path.into(), reason: error.to_string() })?;
     Ok(ModelFile {

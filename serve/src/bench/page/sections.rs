@@ -1,9 +1,9 @@
 //! What a report says, as titled tables with the sentences that they need: one text for the page and for Markdown.
 
 use crate::bench::latency::{Latency, PERCENTS};
-use crate::bench::report::{BenchReport, Figures, Outcome, Row, Stages};
+use crate::bench::report::{BenchReport, Figures, Outcome, Ratio, Row, Stages};
 use crate::bench::table::{count_of, time};
-use crate::bench::{Energy, LoadReport};
+use crate::bench::{Accuracy, Energy, Load, LoadReport, Trial};
 
 /// A table with its title.
 pub(super) struct Section {
@@ -18,6 +18,7 @@ pub(super) struct Section {
 pub(super) fn sections(report: &BenchReport) -> Vec<Section> {
     let all = [
         single_stream(report),
+        missing(report),
         offline(report),
         accuracy(report),
         stages(report),
@@ -55,26 +56,16 @@ fn percentiles(latency: &Latency) -> Vec<String> {
 
 fn single_stream(report: &BenchReport) -> Section {
     let effort = &report.effort;
-    let cells =
-        |row: &Row| {
-            let mut cells = vec![name(row), row.title()];
-            match &row.outcome {
-                Outcome::Figures(figures) => {
-                    cells.extend(percentiles(&figures.latency));
-                    cells.push(time(figures.latency.max_us));
-                    cells.push(figures.latency.count.to_string());
-                    cells.push(figures.latency.stability.word().into());
-                    cells.push(figures.ratio.as_ref().map_or("-".into(), |ratio| {
-                        format!("{:.2}x than {}", ratio.in_process, ratio.against)
-                    }));
-                }
-                Outcome::Missing(reason) => {
-                    cells.push(format!("not measured: {reason}"));
-                    cells.resize(10, String::new());
-                }
-            }
-            cells
-        };
+    let cells = |(row, figures): (&Row, &Figures)| {
+        let faster = |ratio: &Ratio| format!("{:.2}x than {}", ratio.in_process, ratio.against);
+        let mut cells = vec![name(row), row.title()];
+        cells.extend(percentiles(&figures.latency));
+        cells.push(time(figures.latency.max_us));
+        cells.push(figures.latency.count.to_string());
+        cells.push(figures.latency.stability.word().into());
+        cells.push(figures.ratio.as_ref().map_or("-".into(), faster));
+        cells
+    };
     Section {
         title: "Single stream",
         note: format!(
@@ -87,15 +78,20 @@ fn single_stream(report: &BenchReport) -> Section {
         head: vec![
             "model", "engine", "p50", "p90", "p95", "p99", "p99.9", "slowest", "n", "trials", "faster",
         ],
-        rows: report
-            .rows
-            .iter()
-            .map(cells)
-            .map(|mut cells| {
-                cells.resize(11, String::new());
-                cells
-            })
-            .collect(),
+        rows: measured(report).map(cells).collect(),
+    }
+}
+
+fn missing(report: &BenchReport) -> Section {
+    let cells = |row: &Row| match &row.outcome {
+        Outcome::Missing(reason) => Some(vec![name(row), row.title(), reason.clone()]),
+        Outcome::Figures(_) => None,
+    };
+    Section {
+        title: "Rows that were not measured",
+        note: String::new(),
+        head: vec!["model", "engine", "why, and what mends it"],
+        rows: report.rows.iter().filter_map(cells).collect(),
     }
 }
 
@@ -130,7 +126,7 @@ fn offline(report: &BenchReport) -> Section {
 fn accuracy(report: &BenchReport) -> Section {
     let cells = |row: &Row| {
         let why = match &row.accuracy {
-            super::super::Accuracy::NotMeasured { reason } => reason.clone(),
+            Accuracy::NotMeasured { reason } => reason.clone(),
             known => known.share().map(|share| share.pictures.clone()).unwrap_or_default(),
         };
         vec![
@@ -311,7 +307,7 @@ fn batched(report: &BenchReport) -> Section {
 fn stability(report: &BenchReport) -> Section {
     let cells = |(row, figures): (&Row, &Figures)| {
         let stability = &figures.latency.stability;
-        let trial = |trial: &super::super::Trial| {
+        let trial = |trial: &Trial| {
             let mark = if trial.stable == Some(false) { "!" } else { "" };
             format!("{}{mark}", time(trial.p50_us))
         };
@@ -352,8 +348,7 @@ fn engines(report: &BenchReport) -> Section {
 
 fn conditions(report: &BenchReport) -> Section {
     let made_by = &report.made_by;
-    let load =
-        |load: &super::super::Load| load.minute.map_or("unknown".into(), |minute| format!("{minute:.2}"));
+    let load = |load: &Load| load.minute.map_or("unknown".into(), |minute| format!("{minute:.2}"));
     let row = |what: &str, value: String| vec![what.to_string(), value];
     Section {
         title: "Machine and command",
