@@ -145,7 +145,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "max-delay-us",
         value: "N",
         help: "longest wait for company in a batch, where company is likely; a lone request never waits",
-        default: "200",
+        default: "0",
         example: "500",
         set: |settings, value| {
             put(&mut settings.options.max_delay, Ok(Duration::from_micros(number(value)?)))
