@@ -34,7 +34,7 @@ pub enum Command {
     /// Label pictures
     Predict(PredictArgs),
     /// Write a run as ONNX, safetensors or a bundle, and prove that the file answers as the network did
-    Export(ExportArgs),
+    Export(Box<ExportArgs>),
     /// Check a bundle or an exported file again: hashes, metadata, the probe, accuracy; exit code 1 if anything failed
     Verify(VerifyArgs),
     /// Put a bundle, the slim server, a systemd unit and a Containerfile into one folder
@@ -119,7 +119,7 @@ pub struct DistillArgs {
 /// Flags of `eval`.
 #[derive(Debug, Args)]
 pub struct EvalArgs {
-    /// Folder of a finished run, or a model.safetensors
+    /// Folder of a finished run, a model.safetensors, or an .onnx file that `export` wrote
     #[arg(value_name = "RUN|FILE")]
     pub model: PathBuf,
     /// Data set, see `distill train --help`; default the one the run was trained on
@@ -134,6 +134,12 @@ pub struct EvalArgs {
     /// Threads that compute; 0 means one per core
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub threads: usize,
+    /// Which engine answers for an .onnx file: native (default for int8) or ort (default for float)
+    #[arg(long, value_name = "NAME")]
+    pub engine: Option<String>,
+    /// ONNX Runtime's shared library; default: ORT_DYLIB_PATH, beside this program, Python's onnxruntime, the system
+    #[arg(long, value_name = "FILE")]
+    pub ort_lib: Option<PathBuf>,
     /// Print JSON instead of tables
     #[arg(long)]
     pub json: bool,
@@ -199,7 +205,7 @@ pub struct ExportArgs {
     /// Folder of a finished run, or a model.safetensors
     #[arg(value_name = "RUN|FILE")]
     pub model: PathBuf,
-    /// What to write: onnx, onnx-fp16, safetensors, safetensors-fp16, bundle (a folder of all that with a manifest, see
+    /// What to write: onnx, onnx-fp16, onnx-int8, safetensors, safetensors-fp16, bundle (a folder of all that with a manifest, see
     /// docs/format.md); several, separated by commas; default what the extension of --out says, else onnx
     #[arg(long, value_name = "FORMAT", value_delimiter = ',')]
     pub format: Vec<String>,
@@ -245,6 +251,9 @@ pub struct ExportArgs {
     /// Print the report as JSON
     #[arg(long)]
     pub json: bool,
+    /// Flags of int8.
+    #[command(flatten)]
+    pub int8: Int8Args,
 }
 
 /// Flags of `verify`.
@@ -288,6 +297,35 @@ pub struct PackageArgs {
     /// Print the report as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Flags of `export --format onnx-int8`.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Quantization (onnx-int8)")]
+pub struct Int8Args {
+    /// How ranges of maps are chosen: minmax, entropy, percentile (or percentile:99.9); several, separated by commas, are
+    /// all tried; default all three
+    #[arg(long, value_name = "METHOD", value_delimiter = ',')]
+    pub calibration: Vec<String>,
+    /// Scales of weights: per-channel, per-tensor, or both, of which the better one is kept
+    #[arg(long, value_name = "WHICH", default_value = "both")]
+    pub granularity: String,
+    /// Data set to calibrate and judge with: training pictures for the one, validation pictures for the other; default the
+    /// one that the run was trained on; `procedural` for made-up pictures, which judge nothing
+    #[arg(long, value_name = "SOURCE")]
+    pub calibrate: Option<String>,
+    /// Pictures to calibrate with
+    #[arg(long, value_name = "N", default_value_t = ::export::quantize::pictures::CALIBRATE)]
+    pub calibration_pictures: usize,
+    /// Most pictures to judge by
+    #[arg(long, value_name = "N", default_value_t = ::export::quantize::pictures::HELD_OUT)]
+    pub held_out: usize,
+    /// Most points of accuracy that int8 may lose
+    #[arg(long, value_name = "POINTS", default_value_t = 1.0)]
+    pub max_drop: f64,
+    /// Write a file that loses more, or is slower than float, all the same, and mark it
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Flags of `serve`: those of the slim server, which has them in a table.

@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use ::data::{Dataset, Selection};
-use engine::{Device, Model, Runtime};
+use engine::{Device, Images, Model, Runtime};
 use models::Manifest;
 use serde_json::json;
-use train::{Evaluation, evaluate};
+use serve::{LoadOptions, Served};
+use train::{Evaluation, evaluate_with};
 
 use crate::args::{EvalArgs, EvalPart};
 use crate::dataset;
@@ -15,17 +16,14 @@ use crate::print::{self, Table, percent, thousands};
 
 /// Measures and prints.
 pub fn run(args: &EvalArgs) -> Result {
-    let (manifest, weights) = load(&args.model)?;
-    let graph = manifest.graph().map_err(Failure::mendable)?;
-    let runtime = Runtime::new(Device::Cpu, args.threads).map_err(Failure::broken)?;
-    let mut model = Model::new(&graph, &weights, &runtime).map_err(Failure::mendable)?;
+    let (manifest, mut answer) = answerer(args)?;
     let (source, dataset) =
         dataset::open(args.data.as_deref(), &args.data_dir, args.threads, &args.model, &manifest)?;
     let (part, pictures) = selection(args.part, &dataset);
     if pictures.is_empty() {
         return Err(Failure::mendable(format!("{source} has no {part} part; choose another with --part")));
     }
-    let evaluation = evaluate(&mut model, &pictures, manifest.labels.len())?;
+    let evaluation = evaluate_with(&pictures, manifest.labels.len(), &mut answer)?;
     if args.json {
         print::json(&json!({
             "model": args.model, "data": source, "part": part, "pictures": pictures.len(),
@@ -37,6 +35,42 @@ pub fn run(args: &EvalArgs) -> Result {
         show(&manifest.labels, &evaluation);
     }
     Ok(())
+}
+
+/// Answers a batch of pixels with its logits.
+type Answer = Box<dyn FnMut(&[u8]) -> Result<Vec<f32>>>;
+
+/// What is measured, and what it says of itself.
+fn answerer(args: &EvalArgs) -> Result<(Manifest, Answer)> {
+    if args.model.extension().is_some_and(|extension| extension == "onnx") {
+        return of_file(args);
+    }
+    if args.engine.as_deref().is_some_and(|engine| engine != "native") {
+        let reason =
+            "--engine: expected native for a run or a model.safetensors; `distill export` writes .onnx files";
+        return Err(Failure::mendable(reason));
+    }
+    let (manifest, weights) = load(&args.model)?;
+    let graph = manifest.graph().map_err(Failure::mendable)?;
+    let runtime = Runtime::new(Device::Cpu, args.threads).map_err(Failure::broken)?;
+    let mut model = Model::new(&graph, &weights, &runtime).map_err(Failure::mendable)?;
+    let answer = move |batch: &[u8]| Ok(model.run(Images::U8(batch)).map_err(Failure::broken)?.to_vec());
+    Ok((manifest, Box::new(answer)))
+}
+
+/// An exported file on the engine that serves it, or on the one asked for.
+fn of_file(args: &EvalArgs) -> Result<(Manifest, Answer)> {
+    let options = LoadOptions {
+        engine: args.engine.as_deref().map(str::parse).transpose().map_err(Failure::mendable)?,
+        threads: args.threads,
+        ort_lib: args.ort_lib.clone(),
+        ..LoadOptions::default()
+    };
+    let served = Served::open(&args.model, &options).map_err(Failure::mendable)?;
+    let manifest = ::export::manifest_of(&args.model).map_err(Failure::mendable)?;
+    let mut engine = served.engine().map_err(Failure::mendable)?;
+    let answer = move |batch: &[u8]| Ok(engine.run(batch).map_err(Failure::broken)?.to_vec());
+    Ok((manifest, Box::new(answer)))
 }
 
 /// Manifest and weights of a run's folder or a file.

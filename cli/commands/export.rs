@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ::export::accuracy::Pictures;
 use ::export::bundle::{self, BundleOptions, BundleReport};
+use ::export::quantize::Gate;
 use ::export::triton::{self, TritonOptions, TritonReport};
 use ::export::{ExportError, Format, Options, Report, export, input};
 
@@ -24,10 +25,17 @@ pub fn run(args: &ExportArgs) -> Result {
         std::fs::create_dir_all(folder).map_err(wrong)?;
     }
     let mut report = Report { files: Vec::new(), parity: Vec::new() };
-    let mut bundle = None;
+    let (mut bundle, mut gate) = (None, None);
     for &format in &formats {
         if format == Format::Bundle {
             bundle = Some(write_bundle(args, formats.len())?);
+            continue;
+        }
+        if format == Format::OnnxInt8 {
+            let out = out(args.out.as_deref(), format, formats.len());
+            let (written, judged) = super::export_int8::write(args, out.as_deref())?;
+            report.files.push(written);
+            gate = Some(judged);
             continue;
         }
         let Report { files, parity } =
@@ -42,6 +50,9 @@ pub fn run(args: &ExportArgs) -> Result {
         let mut value = serde_json::to_value(&report).map_err(Failure::broken)?;
         if let Some(bundle) = bundle {
             value["bundle"] = serde_json::to_value(&bundle).map_err(Failure::broken)?;
+        }
+        if let Some::<Gate>(gate) = gate {
+            value["gate"] = serde_json::to_value(&gate).map_err(Failure::broken)?;
         }
         print::json(&value);
     }
@@ -149,14 +160,14 @@ fn formats(args: &ExportArgs) -> Result<Vec<Format>> {
 }
 
 /// A file that answers otherwise is our fault; all else can be mended by another path, flag or an installed runtime.
-fn failure(error: ExportError) -> Failure {
+pub(super) fn failure(error: ExportError) -> Failure {
     match error {
         ExportError::Differs { .. } => Failure::broken(error),
         _ => Failure::mendable(error),
     }
 }
 
-fn show(report: &Report) {
+pub(super) fn show(report: &Report) {
     for file in &report.files {
         let bytes = thousands(file.bytes);
         print::line(format!("{}  {bytes} bytes, sha256 {}", file.path.display(), file.sha256));

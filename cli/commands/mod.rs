@@ -7,6 +7,7 @@ pub mod distill;
 pub mod doctor;
 pub mod eval;
 pub mod export;
+mod export_int8;
 pub mod methods;
 pub mod models;
 pub mod package;

@@ -173,7 +173,7 @@ fn network(name: &str, side: usize, options: &Options) -> Option<[f64; 2]> {
     let weights = formula::weights(&graph, 1.0);
     let mut model = Model::new(&graph, &weights, &runtime).ok()?;
     let picture = formula::picture(0, 3, side, side);
-    let mut quantized = Quantized::new(&graph, &weights, &runtime, Images::U8(&picture)).ok()?;
+    let mut quantized = Quantized::calibrated(&graph, &weights, &runtime, Images::U8(&picture)).ok()?;
     let time = options.time * 5;
     Some([
         shortest(options.threads, time, || assert!(model.run(Images::U8(&picture)).is_ok())),

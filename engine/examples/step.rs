@@ -232,7 +232,8 @@ fn infer_quantized(
     runtime: &Runtime,
     pictures: &[u8],
 ) -> Result<(), Box<dyn Error>> {
-    let mut model = Quantized::new(graph, &formula::weights(graph, 1.0), runtime, Images::U8(pictures))?;
+    let mut model =
+        Quantized::calibrated(graph, &formula::weights(graph, 1.0), runtime, Images::U8(pictures))?;
     let mut work = || -> Result<(), Box<dyn Error>> {
         model.run(Images::U8(pictures))?;
         Ok(())

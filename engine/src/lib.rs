@@ -51,7 +51,7 @@ pub use model::{Images, Model};
 pub use net::{BatchNormMode, Fwd, Grad, Net, Outputs, Step};
 pub use optimizer::Optimizer;
 pub use profile::{NodeProfile, Pass, Profile};
-pub use quantized::Quantized;
+pub use quantized::{Observer, Point, Quantized};
 pub use runtime::{Device, Runtime};
 
 /// Result of an engine call.

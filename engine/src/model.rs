@@ -5,12 +5,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use models::{Graph, NodeId, Shape, Weights};
+use models::{Array, Graph, NodeId, Role, Shape, Weights};
 
 use crate::buffer::Buffer;
 use crate::kernels::conv::WeightFormat;
 use crate::memory::InferenceMemory;
-use crate::plan::fold::{Folding, Forms};
+use crate::plan::fold::{Folding, Forms, Share};
 use crate::plan::{OutputRef, Plan, Purpose, lower};
 use crate::profile::{Profile, Recorder};
 use crate::random::Stream;
@@ -27,7 +27,15 @@ pub enum Images<'a> {
     F32(&'a [f32]),
 }
 
-impl Images<'_> {
+impl<'a> Images<'a> {
+    /// `len` values from `start`.
+    pub(crate) fn part(self, start: usize, len: usize) -> Images<'a> {
+        match self {
+            Images::U8(values) => Images::U8(&values[start..][..len]),
+            Images::F32(values) => Images::F32(&values[start..][..len]),
+        }
+    }
+
     /// Number of values.
     pub(crate) fn len(&self) -> usize {
         match self {
@@ -208,6 +216,17 @@ impl Model {
         Ok((plan, &self.packed.weights))
     }
 
+    /// The weight and bias of a convolution or linear layer with batch norm folded in, in torch's layout; of a model
+    /// whose weights lie as in theta.
+    pub(crate) fn folded_layer(&self, node: NodeId) -> Option<(Array, Option<&[f32]>)> {
+        let Packed { table, folding, weights, .. } = &*self.packed;
+        let Some(Share::Conv { weight, bias, .. }) = folding.share(node) else { return None };
+        let segment = &table.segments[table.index_of(node, Role::Weight)?];
+        let mut torch = vec![0.0; segment.parameter.elements()];
+        segment.layout.unpack(weight.of(weights), &mut torch);
+        Some((Array::new(segment.parameter.shape.clone(), torch), bias.map(|bias| bias.of(weights))))
+    }
+
     /// The result; a map's positions outermost become innermost.
     fn in_torch_order(&mut self, node: NodeId) -> &[f32] {
         match self.packed.graph.node(node).shape {
@@ -227,15 +246,7 @@ impl Model {
             return Arc::clone(&found.plan);
         }
         let Packed { graph, table, orders, folding, frozen, .. } = &*self.packed;
-        let purpose = Purpose {
-            batch,
-            train: false,
-            folding: Some(folding),
-            parameters: false,
-            images: false,
-            frozen,
-            want: &[node],
-        };
+        let purpose = Purpose::answering(batch, folding, frozen, std::slice::from_ref(&node));
         let plan = Arc::new(lower(graph, table, orders, &purpose));
         self.plans.push(Planned { batch, node, plan: Arc::clone(&plan) });
         plan

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 #[cfg(feature = "candle")]
 pub(crate) use backward::{Gradients, backward};
-pub(crate) use forward::{Statistics, copy_outputs, first_non_finite, forward, observe};
+pub(crate) use forward::{Stage, Statistics, copy_outputs, first_non_finite, forward, observe};
 
 use crate::plan::{Plan, ValueId};
 use crate::pool::Pool;

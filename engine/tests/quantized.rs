@@ -1,8 +1,8 @@
 //! A quantized network against the float network that it was made from, on pictures and weights that formulas give.
 #![allow(clippy::unwrap_used)] // a test may panic
 
-use engine::{Device, EngineError, Images, Model, Quantized, Runtime};
-use models::{Graph, Op, Pool2d, Task, formula, zoo};
+use engine::{Device, EngineError, Images, Model, Observer, Quantized, Runtime};
+use models::{Granularity, Graph, Op, Pool2d, QuantizedNetwork, Task, formula, zoo};
 
 const CLASSES: usize = 10;
 const SIDE: usize = 32;
@@ -20,7 +20,7 @@ fn runtime() -> Runtime {
 }
 
 fn quantized(graph: &Graph, calibration: &[u8]) -> Result<Quantized, EngineError> {
-    Quantized::new(graph, &formula::weights(graph, 1.0), &runtime(), Images::U8(calibration))
+    Quantized::calibrated(graph, &formula::weights(graph, 1.0), &runtime(), Images::U8(calibration))
 }
 
 /// How well logits agree.
@@ -108,11 +108,95 @@ fn pictures_of_another_size_are_refused() {
     assert!(error.contains("expected pictures of 3072 values, found 3073 values"), "{error}");
 }
 
+/// A network of one step behind the input.
+fn one(op: Op) -> Graph {
+    let mut graph = Graph::new(3, 4, 4);
+    let step = graph.add("step", op, &[graph.input()]).unwrap();
+    graph.set_output("logits", step);
+    graph
+}
+
+#[test]
+fn a_windowed_mean_is_that_of_the_float_network() {
+    let graph = one(Op::AvgPool(Pool2d::new(2).padding(1)));
+    let picture: Vec<u8> = (0..48).map(|index| (index * 5) as u8).collect();
+    let expected = Model::new(&graph, &formula::weights(&graph, 1.0), &runtime())
+        .unwrap()
+        .run(Images::U8(&picture))
+        .unwrap()
+        .to_vec();
+    let mut quantized = quantized(&graph, &picture).unwrap();
+    let found: Vec<f32> = nchw(quantized.run(Images::U8(&picture)).unwrap(), 3);
+    let step = 235.0 / 255.0 / 255.0;
+    let far = found.iter().zip(&expected).position(|(found, expected)| (found - expected).abs() > step);
+    assert_eq!(far, None, "{found:?} {expected:?}");
+}
+
+/// The quantized network answers maps as they lie, channels innermost.
+fn nchw(map: &[f32], channels: usize) -> Vec<f32> {
+    (0..channels).flat_map(|channel| map.iter().skip(channel).step_by(channels).copied()).collect()
+}
+
 #[test]
 fn a_step_without_a_kernel_is_named() {
     let mut graph = Graph::new(3, 4, 4);
-    let pool = graph.add("pool", Op::AvgPool(Pool2d::new(2)), &[graph.input()]).unwrap();
-    graph.set_output("logits", pool);
+    let pool = graph.add("pool", Op::GlobalAvgPool, &[graph.input()]).unwrap();
+    let step = graph.add("late", Op::Normalize { mean: vec![0.0; 3], std: vec![1.0; 3] }, &[pool]).unwrap();
+    graph.set_output("logits", step);
     let error = quantized(&graph, &[1; 48]).unwrap_err().to_string();
-    assert_eq!(error, "quantization: step `average pool`: it has no kernel over bytes");
+    assert_eq!(error, "quantization: step `late`: it has no kernel over bytes");
+}
+
+/// The value that `Quantized::of` takes, for a small network.
+fn network_value(graph: &Graph) -> QuantizedNetwork {
+    let observer = Observer::new(graph, &formula::weights(graph, 1.0), &runtime()).unwrap();
+    observer.quantize(&vec![[-1.0, 4.0]; observer.points().len()], Granularity::PerChannel).unwrap()
+}
+
+#[test]
+fn every_wrong_part_of_a_quantized_network_is_named() {
+    type Slip = fn(&mut QuantizedNetwork);
+    let slips: [(&str, Slip); 8] = [
+        ("layer `conv1`: expected its weights, found none", |n| drop(n.layers.remove("conv1"))),
+        ("layer `fc`: expected [10, 128] weights", |n| n.layers.get_mut("fc").unwrap().shape.push(1)),
+        ("layer `fc`: expected [10, 128] weights", |n| n.layers.get_mut("fc").unwrap().weight.truncate(5)),
+        ("layer `fc`: expected 10 scales and biases", |n| n.layers.get_mut("fc").unwrap().bias.truncate(9)),
+        ("layer `fc`: expected scales above zero, found NaN", |n| {
+            n.layers.get_mut("fc").unwrap().scales[3] = f32::NAN;
+        }),
+        ("layer `fc`: quantization: sums of output 3 may reach", |n| {
+            n.layers.get_mut("fc").unwrap().bias[3] = i32::MIN;
+        }),
+        ("map `relu1`: expected its scale and zero point, found none", |n| {
+            n.maps.retain(|name, _| name != "relu1")
+        }),
+        ("map `pool1`: expected a scale above zero, found -1", |n| {
+            n.maps.get_mut("pool1").unwrap().scale = -1.0;
+        }),
+    ];
+    let graph = network("small-cnn-3");
+    let good = network_value(&graph);
+    assert!(Quantized::of(&graph, &good, &runtime()).is_ok());
+    for (expected, slip) in slips {
+        let mut network = good.clone();
+        slip(&mut network);
+        let error = Quantized::of(&graph, &network, &runtime()).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error} lacks {expected}");
+    }
+    let mut other = good;
+    other.maps.get_mut("pool1").unwrap().zero_point ^= 1;
+    let error = Quantized::of(&graph, &other, &runtime()).unwrap_err().to_string();
+    assert!(error.contains("map `pool1`: expected") && error.contains("as of the map it reads"), "{error}");
+}
+
+#[test]
+fn a_batch_over_threads_answers_as_each_picture_alone() {
+    let quantized = quantized(&network("small-cnn-3"), &pictures(0..4)).unwrap();
+    let new = pictures(20..27);
+    let alone: Vec<f32> = new
+        .chunks(3 * SIDE * SIDE)
+        .flat_map(|picture| quantized.clone().run(Images::U8(picture)).unwrap().to_vec())
+        .collect();
+    let mut three = quantized.on(&Runtime::new(Device::Cpu, 3).unwrap());
+    assert_eq!(three.run(Images::U8(&new)).unwrap(), alone);
 }

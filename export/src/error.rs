@@ -132,6 +132,45 @@ pub enum ExportError {
         /// The comparison.
         parity: Parity,
     },
+    /// A way to choose ranges that there is not.
+    #[error(
+        "no calibration `{name}`{suggestion}; known: minmax, entropy, percentile, or percentile:99.99 with a share of \
+         50 to 100 per cent"
+    )]
+    Calibration {
+        /// What was asked for.
+        name: String,
+        /// `; did you mean ...?`, or nothing.
+        suggestion: String,
+    },
+    /// A data set that a network cannot be calibrated or judged with.
+    #[error("{data}: expected {expected}, found {found}")]
+    Pictures {
+        /// The data set.
+        data: String,
+        /// What is needed.
+        expected: String,
+        /// What it has.
+        found: String,
+    },
+    /// A format that needs pictures, which the caller did not give.
+    #[error("{path}: a file in int8 is calibrated on pictures: `quantize::export` takes them", path = path.display())]
+    NeedsPictures {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A quantized file that is not good enough.
+    #[error(
+        "{path} was not written: {reasons}; try another --calibration, allow more with --max-drop, or write it all the \
+         same, marked, with --force",
+        path = path.display()
+    )]
+    Refused {
+        /// The file that is not there.
+        path: PathBuf,
+        /// What speaks against it.
+        reasons: String,
+    },
     /// The graph's own error.
     #[error(transparent)]
     Graph(#[from] models::GraphError),

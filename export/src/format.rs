@@ -17,6 +17,8 @@ pub enum Format {
     Onnx,
     /// The same with weights in half precision.
     OnnxFp16,
+    /// The network quantized to int8, judged before it is written.
+    OnnxInt8,
     /// A folder of all that, with a manifest that says what each file is worth.
     Bundle,
 }
@@ -65,6 +67,13 @@ pub const FORMATS: &[Entry] = &[
         file: "model.fp16.onnx",
         role: FileRole::OnnxFp16,
         summary: "the same with weights in half precision, cast back where they are read: half the file",
+    },
+    Entry {
+        format: Format::OnnxInt8,
+        name: "onnx-int8",
+        file: "model.int8.onnx",
+        role: FileRole::OnnxInt8,
+        summary: "static QDQ in int8, calibrated on pictures; refused if it loses accuracy or time",
     },
     Entry {
         format: Format::Bundle,

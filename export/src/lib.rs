@@ -1,7 +1,7 @@
 //! A trained network to files that others run, with proof that the file answers as the network did.
 //!
 //! [`export`] writes a run's network as safetensors or ONNX; [`writer`] turns a graph into an ONNX model, [`parity`]
-//! asks every runtime the same pictures as the engine. A file that a runtime answers otherwise never stands under its
+//! asks every runtime the same pictures as the engine, [`quantize`] makes int8 files and judges them. A file that a runtime answers otherwise never stands under its
 //! final name.
 //!
 //! Never here: training, HTTP, printing.
@@ -18,6 +18,7 @@ pub mod input;
 pub mod latency;
 pub mod package;
 pub mod parity;
+pub mod quantize;
 mod run;
 pub mod triton;
 pub mod verify;
@@ -26,7 +27,7 @@ pub mod writer;
 pub use error::ExportError;
 pub use format::{Entry, FORMATS, Format};
 pub use parity::{Answer, Difference, Parity};
-pub use run::{Encoded, Options, Report, Written, contract, encode, export, export_network};
+pub use run::{Encoded, Options, Report, Written, contract, encode, export, export_network, manifest_of};
 
 /// Name and version of this writer, as files say it.
 pub const PRODUCER: &str = concat!("distill ", env!("CARGO_PKG_VERSION"));

@@ -106,7 +106,7 @@ fn other_class(expected: &[f32], found: &[f32], tie: f32) -> bool {
     best != other && expected.get(other).is_none_or(|behind| expected[best] - behind > tie)
 }
 
-fn best_class(logits: &[f32]) -> usize {
+pub(crate) fn best_class(logits: &[f32]) -> usize {
     let better =
         |best: usize, (class, &logit): (usize, &f32)| if logit > logits[best] { class } else { best };
     logits.iter().enumerate().fold(0, better)

@@ -146,6 +146,7 @@ pub fn encode(manifest: &Manifest, weights: &Weights, out: &Path, options: &Opti
         Format::SafetensorsFp16 => half_weights(manifest, weights, options)?,
         Format::Onnx => onnx_file(manifest, weights, parity::TOLERANCE, options)?,
         Format::OnnxFp16 => onnx_file(manifest, weights, parity::HALF_TOLERANCE, options)?,
+        Format::OnnxInt8 => return Err(ExportError::NeedsPictures { path: out.into() }),
         Format::Bundle => return Err(ExportError::Folder { path: out.into() }),
     };
     judge(&encoded.parity, out, options)?;
@@ -183,6 +184,17 @@ fn onnx_file(manifest: &Manifest, weights: &Weights, tolerance: f32, options: &O
 
 fn native(graph: &Graph, weights: &Weights, options: &Options) -> Result<Model> {
     Ok(Model::new(graph, weights, &Runtime::new(Device::Cpu, options.threads)?)?)
+}
+
+/// The manifest in the metadata of an exported ONNX file.
+///
+/// # Errors
+/// [`ExportError::File`] for a file that cannot be read, [`ExportError::Onnx`] for one without our contract.
+pub fn manifest_of(file: &Path) -> Result<Manifest> {
+    let bytes = std::fs::read(file).map_err(|source| ExportError::File { path: file.into(), source })?;
+    let contract = Contract::of(&onnx::ModelProto::read(&bytes)?)?;
+    serde_json::from_str(&contract.manifest)
+        .map_err(|error| ExportError::Manifest { reason: error.to_string() })
 }
 
 /// What the file says of itself.

@@ -4,10 +4,28 @@
 //! inference engine does; elsewhere it stays a `BatchNormalization`. Normalization of the picture is inside.
 //!
 //! Only what the logits need is written. The same graph and weights give the same bytes.
+//!
+//! # Quantized
+//! [`quantized_model`] writes the same nodes between static `QuantizeLinear` and `DequantizeLinear`. Activations are u8
+//! and weights i8 with zero points of 0: the pair that processors with VNNI multiply as it is. (ONNX Runtime adds its
+//! products in 16 bits, which may saturate, on processors with AVX2 and no VNNI; the native engine does not.) A map that
+//! the quantized network names is rounded right behind its node, so that a runtime can fuse each node with the rounding
+//! around it. Names of stored arrays, for a layer or node `NAME`:
+//!
+//! | name | what |
+//! |---|---|
+//! | `NAME.weight` | i8, in the float weight's shape |
+//! | `NAME.weight_scale`, `NAME.weight_zero_point` | f32 and i8, one per output channel or one for all |
+//! | `NAME.bias` | i32, one per output channel, in units of the input's scale times `NAME.weight_scale` |
+//! | `NAME.bias_scale` | f32, that unit |
+//! | `NAME.output_scale`, `NAME.output_zero_point` | f32 and u8 of the map that the node makes |
 
 use std::collections::{HashMap, HashSet};
 
-use models::{Activation, Array, BatchNorm, Conv2d, Graph, Linear, Node, NodeId, Op, Pool2d, Weights};
+use models::{
+    Activation, Array, BatchNorm, Conv2d, Granularity, Graph, Linear, Node, NodeId, Op, Pool2d, Quantization,
+    QuantizedLayer, QuantizedNetwork, Weights,
+};
 use onnx::Contract;
 use onnx::proto::{
     AttributeProto, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
@@ -28,7 +46,20 @@ const LOGITS: &str = "logits";
 /// [`ExportError::Weight`] for a weight that is missing or of another shape, [`ExportError::Graph`] if the graph has
 /// no logits.
 pub fn onnx_model(graph: &Graph, weights: &Weights, contract: &Contract) -> Result<ModelProto> {
-    let mut writer = Writer::new(graph, weights)?;
+    model(graph, Numbers::Real(weights), contract)
+}
+
+/// Writes `graph` quantized as `network` says, as an ONNX model that carries `contract`.
+///
+/// # Errors
+/// [`ExportError::Weight`] for a layer, map or array that is missing or of another shape, [`ExportError::Graph`] if the
+/// graph has no logits.
+pub fn quantized_model(graph: &Graph, network: &QuantizedNetwork, contract: &Contract) -> Result<ModelProto> {
+    model(graph, Numbers::Whole(network), contract)
+}
+
+fn model(graph: &Graph, numbers: Numbers<'_>, contract: &Contract) -> Result<ModelProto> {
+    let mut writer = Writer::new(graph, numbers)?;
     for (id, node) in graph.iter() {
         if writer.plan.live.contains(&id) {
             writer.write(id, node)?;
@@ -107,9 +138,26 @@ fn untouched(graph: &Graph, id: NodeId) -> NodeId {
     }
 }
 
+/// What fills the graph.
+#[derive(Clone, Copy)]
+enum Numbers<'a> {
+    Real(&'a Weights),
+    Whole(&'a QuantizedNetwork),
+}
+
+impl<'a> Numbers<'a> {
+    /// Arrays in f32.
+    fn real(self) -> &'a Weights {
+        match self {
+            Numbers::Real(weights) => weights,
+            Numbers::Whole(network) => &network.norms,
+        }
+    }
+}
+
 struct Writer<'a> {
     graph: &'a Graph,
-    weights: &'a Weights,
+    numbers: Numbers<'a>,
     shapes: HashMap<String, Vec<usize>>,
     plan: Plan,
     nodes: Vec<NodeProto>,
@@ -117,19 +165,20 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    fn new(graph: &'a Graph, weights: &'a Weights) -> Result<Self> {
+    fn new(graph: &'a Graph, numbers: Numbers<'a>) -> Result<Self> {
         let shapes =
             graph.parameters().into_iter().map(|parameter| (parameter.name, parameter.shape)).collect();
-        Ok(Self { graph, weights, shapes, plan: Plan::new(graph)?, nodes: Vec::new(), stored: Vec::new() })
+        Ok(Self { graph, numbers, shapes, plan: Plan::new(graph)?, nodes: Vec::new(), stored: Vec::new() })
     }
 
     /// One node; the match is exhaustive on purpose: a new operation must say how it is written.
     fn write(&mut self, id: NodeId, node: &Node) -> Result<()> {
         match &node.op {
-            Op::Input | Op::Dropout(_) | Op::StochasticDepth(_) => {}
+            Op::Dropout(_) | Op::StochasticDepth(_) => return Ok(()),
+            Op::Input => {}
             Op::Normalize { mean, std } => self.normalize(id, node, mean, std),
             Op::Conv2d(conv) => self.convolution(id, node, conv)?,
-            Op::BatchNorm(_) if self.plan.swallowed.contains(&id) => {}
+            Op::BatchNorm(_) if self.plan.swallowed.contains(&id) => return Ok(()),
             Op::BatchNorm(norm) => self.batch_norm(id, node, norm)?,
             Op::Activation(activation) => self.activation(id, node, *activation),
             Op::MaxPool(pool) => self.emit(id, node, "MaxPool", &[], window(pool)),
@@ -143,7 +192,35 @@ impl<'a> Writer<'a> {
             Op::Add => self.emit(id, node, "Add", &[], Vec::new()),
             Op::Mul => self.emit(id, node, "Mul", &[], Vec::new()),
         }
+        self.round(self.made(id));
         Ok(())
+    }
+
+    /// The node whose value is there once `id` is written.
+    fn made(&self, id: NodeId) -> NodeId {
+        self.plan.swallows[id.index()].unwrap_or(id)
+    }
+
+    /// Rounds a node's value to bytes and back, if it is to be bytes.
+    fn round(&mut self, id: NodeId) {
+        let Some(Quantization { scale, zero_point }) = self.map(id) else { return };
+        let name = &self.graph.node(id).name;
+        let (raw, bytes, value) = (self.raw(id), format!("{name}.quantized"), self.value(id));
+        let scale = self.store(format!("{name}.output_scale"), &[], &[scale]);
+        let zero_point =
+            self.keep(TensorProto::bytes(format!("{name}.output_zero_point"), &[], &[zero_point]));
+        let how = vec![scale, zero_point];
+        let inputs = |from: String| [vec![from], how.clone()].concat();
+        self.push(&format!("{name}.quantize"), "QuantizeLinear", inputs(raw), bytes.clone(), Vec::new());
+        self.push(&format!("{name}.dequantize"), "DequantizeLinear", inputs(bytes), value, Vec::new());
+    }
+
+    /// How the bytes of a node's value are to be read, if it is to be bytes.
+    fn map(&self, id: NodeId) -> Option<Quantization> {
+        match self.numbers {
+            Numbers::Real(_) => None,
+            Numbers::Whole(network) => network.maps.get(&self.graph.node(id).name).copied(),
+        }
     }
 
     fn normalize(&mut self, id: NodeId, node: &Node, mean: &[f32], std: &[f32]) {
@@ -153,7 +230,7 @@ impl<'a> Writer<'a> {
         let centered = format!("{}.centered", node.name);
         let input = self.value(node.inputs[0]);
         self.push(&format!("{}.sub", node.name), "Sub", vec![input, mean], centered.clone(), Vec::new());
-        self.push(&node.name, "Div", vec![centered, std], self.value(id), Vec::new());
+        self.push(&node.name, "Div", vec![centered, std], self.raw(id), Vec::new());
     }
 
     fn convolution(&mut self, id: NodeId, node: &Node, conv: &Conv2d) -> Result<()> {
@@ -190,6 +267,9 @@ impl<'a> Writer<'a> {
 
     /// Stores a layer's weight and, if it has one or gets one from its batch norm, its bias.
     fn layer(&mut self, id: NodeId, node: &Node, has_bias: bool) -> Result<Vec<String>> {
+        if let Numbers::Whole(network) = self.numbers {
+            return self.whole_layer(node, network);
+        }
         let weight = self.weight(&node.name, "weight")?;
         let bias = if has_bias { Some(self.weight(&node.name, "bias")?) } else { None };
         let (weight, bias) = match self.plan.swallows[id.index()] {
@@ -204,6 +284,39 @@ impl<'a> Writer<'a> {
             stored.push(self.store(format!("{}.bias", node.name), &bias.shape, &bias.data));
         }
         Ok(stored)
+    }
+
+    /// Stores a layer's whole numbers and what they stand for.
+    fn whole_layer(&mut self, node: &Node, network: &QuantizedNetwork) -> Result<Vec<String>> {
+        let name = &node.name;
+        let layer = whole_layer(network, name, &self.shapes[&format!("{name}.weight")])?;
+        let source = untouched(self.graph, node.inputs[0]);
+        let x =
+            self.map(source).ok_or_else(|| missing(format!("map of {}", self.graph.node(source).name)))?;
+        let scales = match layer.granularity() {
+            Granularity::PerTensor => &layer.scales[..1],
+            Granularity::PerChannel => &layer.scales,
+        };
+        let dims: &[usize] = if scales.len() == 1 { &[] } else { &[scales.len()] };
+        let units: Vec<f32> = scales.iter().map(|scale| x.scale * scale).collect();
+        let weight = TensorProto::signed_bytes(format!("{name}.weight"), &layer.shape, &layer.weight);
+        let bias = TensorProto::whole(format!("{name}.bias"), &[layer.bias.len()], &layer.bias);
+        let zero_points = vec![0; scales.len()];
+        let weight = [
+            self.keep(weight),
+            self.store(format!("{name}.weight_scale"), dims, scales),
+            self.keep(TensorProto::signed_bytes(format!("{name}.weight_zero_point"), dims, &zero_points)),
+        ];
+        let bias = [self.keep(bias), self.store(format!("{name}.bias_scale"), dims, &units)];
+        Ok(vec![self.real(weight.to_vec(), dims), self.real(bias.to_vec(), dims)])
+    }
+
+    /// Stored whole numbers as real ones.
+    fn real(&mut self, stored: Vec<String>, dims: &[usize]) -> String {
+        let (name, value) = (format!("{}.dequantize", stored[0]), format!("{}.dequantized", stored[0]));
+        let axis = if dims.is_empty() { Vec::new() } else { vec![AttributeProto::int("axis", 0)] };
+        self.push(&name, "DequantizeLinear", stored, value.clone(), axis);
+        value
     }
 
     fn norm(&self, id: NodeId) -> Result<Norm> {
@@ -252,7 +365,7 @@ impl<'a> Writer<'a> {
     fn silu(&mut self, id: NodeId, node: &Node) {
         let (input, gate) = (self.value(node.inputs[0]), format!("{}.sigmoid", node.name));
         self.push(&gate, "Sigmoid", vec![input.clone()], gate.clone(), Vec::new());
-        self.push(&node.name, "Mul", vec![input, gate.clone()], self.value(id), Vec::new());
+        self.push(&node.name, "Mul", vec![input, gate.clone()], self.raw(id), Vec::new());
     }
 
     /// A node of one operator: its graph inputs, then what is stored for it.
@@ -266,7 +379,7 @@ impl<'a> Writer<'a> {
     ) {
         let inputs =
             node.inputs.iter().map(|&input| self.value(input)).chain(stored.iter().cloned()).collect();
-        let output = self.value(self.plan.swallows[id.index()].unwrap_or(id));
+        let output = self.raw(self.made(id));
         self.push(&node.name, operator, inputs, output, attributes);
     }
 
@@ -289,9 +402,22 @@ impl<'a> Writer<'a> {
         });
     }
 
-    /// Name of a node's value: the node's own, but for the output.
+    /// Name of a node's value as others read it: the node's own, but for the output and what went through bytes.
     fn value(&self, id: NodeId) -> String {
         let id = untouched(self.graph, id);
+        match self.map(id) {
+            Some(_) if id != self.plan.output => format!("{}.dequantized", self.graph.node(id).name),
+            _ => self.own_name(id),
+        }
+    }
+
+    /// Name of a node's value as the node makes it.
+    fn raw(&self, id: NodeId) -> String {
+        let made_here = id != self.plan.output || self.map(id).is_none();
+        if made_here { self.own_name(id) } else { format!("{LOGITS}.raw") }
+    }
+
+    fn own_name(&self, id: NodeId) -> String {
         let name = &self.graph.node(id).name;
         match (id == self.plan.output, name == LOGITS) {
             (true, _) => LOGITS.into(),
@@ -303,7 +429,7 @@ impl<'a> Writer<'a> {
     fn weight(&self, node: &str, suffix: &str) -> Result<&'a Array> {
         let name = format!("{node}.{suffix}");
         let expected = &self.shapes[&name];
-        match self.weights.get(&name) {
+        match self.numbers.real().get(&name) {
             Some(array) if array.shape == *expected => Ok(array),
             found => {
                 let found = found.map_or("none".into(), |array| format!("{:?}", array.shape));
@@ -313,7 +439,12 @@ impl<'a> Writer<'a> {
     }
 
     fn store(&mut self, name: String, shape: &[usize], data: &[f32]) -> String {
-        self.stored.push(TensorProto::floats(name.clone(), shape, data));
+        self.keep(TensorProto::floats(name, shape, data))
+    }
+
+    fn keep(&mut self, tensor: TensorProto) -> String {
+        let name = tensor.name.clone();
+        self.stored.push(tensor);
         name
     }
 
@@ -342,6 +473,22 @@ impl<'a> Writer<'a> {
             output: vec![ValueInfoProto::floats(LOGITS, dims(&[classes]))],
         }
     }
+}
+
+/// A layer's whole numbers, checked.
+fn whole_layer<'a>(network: &'a QuantizedNetwork, name: &str, shape: &[usize]) -> Result<&'a QuantizedLayer> {
+    let layer = network.layers.get(name).ok_or_else(|| missing(format!("{name}.weight")))?;
+    let outputs = shape[0];
+    let fits = layer.shape == shape && layer.weight.len() == shape.iter().product::<usize>();
+    if fits && layer.scales.len() == outputs && layer.bias.len() == outputs {
+        return Ok(layer);
+    }
+    let (name, expected) = (format!("{name}.weight"), format!("{shape:?}"));
+    Err(ExportError::Weight { name, expected, found: format!("{:?}", layer.shape) })
+}
+
+fn missing(name: String) -> ExportError {
+    ExportError::Weight { name, expected: "a quantized one".into(), found: "none".into() }
 }
 
 fn both_sides(padding: [usize; 2]) -> [usize; 4] {

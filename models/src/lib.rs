@@ -25,6 +25,7 @@ pub mod init;
 pub mod machine;
 pub mod manifest;
 pub mod nearest;
+pub mod quantized;
 pub mod task;
 pub mod weights;
 pub mod zoo;
@@ -39,6 +40,7 @@ pub use graph::{
 };
 pub use machine::Machine;
 pub use manifest::{Fit, Manifest, ManifestError};
+pub use quantized::{Granularity, Quantization, QuantizedLayer, QuantizedNetwork};
 pub use task::{Stem, Task};
 pub use weights::{Array, Weights};
 pub use zoo::{Architecture, ZooError};

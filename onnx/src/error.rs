@@ -29,6 +29,29 @@ pub enum OnnxError {
         /// What the file says.
         found: String,
     },
+    /// A stored array that is missing or is not what the network needs.
+    #[error("array `{name}` of the ONNX file: expected {expected}, found {found}")]
+    Array {
+        /// Its name.
+        name: String,
+        /// What the network needs.
+        expected: String,
+        /// What the file holds.
+        found: String,
+    },
+    /// A network that is not the one that its manifest describes.
+    #[error(
+        "node `{node}` of the ONNX file: expected {expected}, found {found}: the file was changed after `distill export` \
+         wrote it; run it with ONNX Runtime (`--engine ort`), or export it anew"
+    )]
+    Changed {
+        /// The node.
+        node: String,
+        /// What the manifest's network has there.
+        expected: String,
+        /// What the file has.
+        found: String,
+    },
     /// ONNX Runtime's library is nowhere.
     #[error(transparent)]
     NotFound(#[from] NotFound),

@@ -171,15 +171,102 @@ impl TensorProto {
     pub const UINT8: i32 = 2;
     /// `data_type` of half precision.
     pub const FLOAT16: i32 = 10;
+    /// `data_type` of `i8`.
+    pub const INT8: i32 = 3;
+    /// `data_type` of `i32`.
+    pub const INT32: i32 = 6;
 
     /// An `f32` array.
     pub fn floats(name: impl Into<String>, dims: &[usize], data: &[f32]) -> Self {
-        Self {
-            dims: dims.iter().map(|&dim| dim as i64).collect(),
-            data_type: Self::FLOAT,
-            name: name.into(),
-            raw_data: data.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        Self::of(name.into(), dims, Self::FLOAT, data.iter().flat_map(|value| value.to_le_bytes()).collect())
+    }
+
+    /// A `u8` array.
+    pub fn bytes(name: impl Into<String>, dims: &[usize], data: &[u8]) -> Self {
+        Self::of(name.into(), dims, Self::UINT8, data.to_vec())
+    }
+
+    /// An `i8` array.
+    pub fn signed_bytes(name: impl Into<String>, dims: &[usize], data: &[i8]) -> Self {
+        Self::of(name.into(), dims, Self::INT8, data.iter().map(|&value| value as u8).collect())
+    }
+
+    /// An `i32` array.
+    pub fn whole(name: impl Into<String>, dims: &[usize], data: &[i32]) -> Self {
+        Self::of(name.into(), dims, Self::INT32, data.iter().flat_map(|value| value.to_le_bytes()).collect())
+    }
+
+    fn of(name: String, dims: &[usize], data_type: i32, raw_data: Vec<u8>) -> Self {
+        Self { dims: dims.iter().map(|&dim| dim as i64).collect(), data_type, name, raw_data }
+    }
+
+    /// The values of an `f32` array.
+    ///
+    /// # Errors
+    /// [`crate::OnnxError::Array`] if it is of another type, or not as long as its dimensions say.
+    pub fn read_floats(&self) -> crate::Result<Vec<f32>> {
+        self.read(Self::FLOAT, |bytes: [u8; 4]| f32::from_le_bytes(bytes))
+    }
+
+    /// The values of an array in half precision, as they are stored.
+    ///
+    /// # Errors
+    /// As [`TensorProto::read_floats`].
+    pub fn read_halves(&self) -> crate::Result<Vec<u16>> {
+        self.read(Self::FLOAT16, |bytes: [u8; 2]| u16::from_le_bytes(bytes))
+    }
+
+    /// The values of a `u8` array.
+    ///
+    /// # Errors
+    /// As [`TensorProto::read_floats`].
+    pub fn read_bytes(&self) -> crate::Result<Vec<u8>> {
+        self.read(Self::UINT8, |[byte]: [u8; 1]| byte)
+    }
+
+    /// The values of an `i8` array.
+    ///
+    /// # Errors
+    /// As [`TensorProto::read_floats`].
+    pub fn read_signed_bytes(&self) -> crate::Result<Vec<i8>> {
+        self.read(Self::INT8, |[byte]: [u8; 1]| byte as i8)
+    }
+
+    /// The values of an `i32` array.
+    ///
+    /// # Errors
+    /// As [`TensorProto::read_floats`].
+    pub fn read_whole(&self) -> crate::Result<Vec<i32>> {
+        self.read(Self::INT32, |bytes: [u8; 4]| i32::from_le_bytes(bytes))
+    }
+
+    /// The dimensions.
+    ///
+    /// # Errors
+    /// [`crate::OnnxError::Array`] if one is negative, or there are more values than memory could hold.
+    pub fn shape(&self) -> crate::Result<Vec<usize>> {
+        let shape: Option<Vec<usize>> = self.dims.iter().map(|&dim| usize::try_from(dim).ok()).collect();
+        let counts = |shape: &Vec<usize>| shape.iter().try_fold(1_usize, |all, &dim| all.checked_mul(dim));
+        let shape = shape.filter(|shape| counts(shape).is_some());
+        shape.ok_or_else(|| self.wrong("dimensions".into(), format!("{:?}", self.dims)))
+    }
+
+    fn read<const N: usize, T>(&self, data_type: i32, value: impl Fn([u8; N]) -> T) -> crate::Result<Vec<T>> {
+        let count: usize = self.shape()?.iter().product();
+        let expected = || format!("{count} values of type {data_type} as raw data");
+        if self.data_type != data_type || Some(self.raw_data.len()) != count.checked_mul(N) {
+            let found = format!("{} bytes of type {}", self.raw_data.len(), self.data_type);
+            return Err(self.wrong(expected(), found));
         }
+        Ok(self
+            .raw_data
+            .chunks_exact(N)
+            .map(|bytes| value(std::array::from_fn(|index| bytes[index])))
+            .collect())
+    }
+
+    fn wrong(&self, expected: String, found: String) -> crate::OnnxError {
+        crate::OnnxError::Array { name: self.name.clone(), expected, found }
     }
 }
 

@@ -3,19 +3,21 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use engine::{Device, Model, Runtime, WeightFormat};
+use engine::{Device, Model, Quantized, Runtime, WeightFormat};
 use models::bundle::{Answer, FileRole};
-use models::{Bundle, Graph, Manifest, Stem, Weights};
+use models::{Bundle, Graph, Manifest, QuantizedNetwork, Stem, Weights};
+use onnx::{ModelProto, Numbers};
 use picture::Fit;
 
-use crate::engines::Native;
+use crate::engines::{Native, NativeInt8};
 use crate::pipeline::Target;
 use crate::{Engine, EngineName, Result, ServeError};
 
 /// How a model is loaded.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LoadOptions {
-    /// The engine; by default `native` for a run or a `model.safetensors`, `ort` for an `.onnx` file.
+    /// The engine; by default `native` for a run, a `model.safetensors` and an `.onnx` file quantized by `distill export`,
+    /// `ort` for any other `.onnx` file.
     pub engine: Option<EngineName>,
     /// How the native engine stores weights.
     pub weights: WeightFormat,
@@ -36,8 +38,8 @@ pub struct Card {
     pub stem: Option<Stem>,
     /// The engine that runs it.
     pub engine: EngineName,
-    /// How the engine stores its weights.
-    pub weights: WeightFormat,
+    /// How the engine stores its weights: `f32`, `bf16`, `int8`.
+    pub weights: &'static str,
     /// Class names by index.
     pub labels: Vec<String>,
     /// 3 for RGB, 1 for gray.
@@ -61,7 +63,7 @@ impl Card {
             arch: Some(manifest.architecture.clone()),
             stem: Some(task.stem),
             engine: EngineName::Native,
-            weights: WeightFormat::F32,
+            weights: WeightFormat::F32.name(),
             labels: manifest.labels.clone(),
             channels: task.channels,
             height: task.height,
@@ -74,6 +76,9 @@ impl Card {
         }
     }
 }
+
+/// How a quantized network stores its weights.
+const INT8: &str = "int8";
 
 /// Makes an engine for a worker.
 type MakeEngine = Arc<dyn Fn() -> Result<Box<dyn Engine>> + Send + Sync>;
@@ -127,8 +132,25 @@ impl Served {
         let threads = options.threads.max(1);
         let runtime = Runtime::new(Device::Cpu, threads)?;
         let model = Model::with_format(graph, weights, options.weights, &runtime)?;
-        let card = Card { weights: options.weights, ..card };
+        let card = Card { weights: options.weights.name(), ..card };
         let served = Self::with_engine(card, move || Ok(Box::new(Native(model.clone()))));
+        Ok(Self { graph: Some(Arc::new(graph.clone())), threads, ..served })
+    }
+
+    /// A quantized network in memory on the native engine.
+    ///
+    /// # Errors
+    /// If a part of it is missing or does not fit the graph.
+    pub fn quantized(
+        graph: &Graph,
+        network: &QuantizedNetwork,
+        card: Card,
+        options: &LoadOptions,
+    ) -> Result<Self> {
+        let threads = options.threads.max(1);
+        let quantized = Quantized::of(graph, network, &Runtime::new(Device::Cpu, threads)?)?;
+        let card = Card { weights: INT8, ..card };
+        let served = Self::with_engine(card, move || Ok(Box::new(NativeInt8(quantized.clone()))));
         Ok(Self { graph: Some(Arc::new(graph.clone())), threads, ..served })
     }
 
@@ -258,19 +280,40 @@ impl Served {
     }
 
     fn open_onnx(path: &Path, options: &LoadOptions) -> Result<Self> {
-        refuse_native(path, options)?;
-        if options.engine == Some(EngineName::CandleOnnx) {
-            Self::open_candle_onnx(path)
-        } else {
-            Self::open_ort(path, options)
+        let bytes = read(path)?;
+        let refused =
+            |error: onnx::OnnxError| ServeError::Source { path: path.into(), reason: error.to_string() };
+        let model = ModelProto::read(&bytes).map_err(refused)?;
+        let card = card_of(path, &model)?;
+        let native =
+            || if onnx::network::is_quantized(&model) { EngineName::Native } else { EngineName::Ort };
+        let engine = options.engine.unwrap_or_else(native);
+        check_format(path, options, engine, &model)?;
+        match engine {
+            EngineName::Native => {
+                let digest = models::file::sha256(&bytes);
+                Ok(Self::open_native(path, &model, card.0, options)?.with_digest(digest))
+            }
+            EngineName::Ort => Self::open_ort(path, bytes, card, options),
+            EngineName::CandleOnnx => Self::open_candle_onnx(path, bytes, card),
+        }
+    }
+
+    /// An `.onnx` file that `distill export` wrote: the network of its manifest with the arrays of the file.
+    fn open_native(path: &Path, model: &ModelProto, card: Card, options: &LoadOptions) -> Result<Self> {
+        let network = onnx::network::read(model)
+            .map_err(|error| ServeError::Source { path: path.into(), reason: error.to_string() })?;
+        let card = Card { engine: EngineName::Native, ..card };
+        match &network.numbers {
+            Numbers::Real(weights) => Self::network(&network.graph, weights, card, options),
+            Numbers::Whole(whole) => Self::quantized(&network.graph, whole, card, options),
         }
     }
 
     #[cfg(feature = "ort")]
-    fn open_ort(path: &Path, options: &LoadOptions) -> Result<Self> {
+    fn open_ort(_: &Path, bytes: Vec<u8>, (card, graph): Described, options: &LoadOptions) -> Result<Self> {
         use onnx::runtime::{OrtOptions, OrtSession, find};
-        let bytes: Arc<[u8]> = read(path)?.into();
-        let (card, graph) = read_contract(path, &bytes)?;
+        let bytes: Arc<[u8]> = bytes.into();
         let library = find(options.ort_lib.as_deref()).map_err(onnx::OnnxError::NotFound)?;
         let threads = options.threads.max(1);
         let ort_options = OrtOptions { threads, spinning: false };
@@ -283,18 +326,18 @@ impl Served {
     }
 
     #[cfg(not(feature = "ort"))]
-    fn open_ort(path: &Path, _: &LoadOptions) -> Result<Self> {
+    fn open_ort(path: &Path, _: Vec<u8>, _: Described, _: &LoadOptions) -> Result<Self> {
         Err(ServeError::WrongEngine {
             path: path.into(),
             engine: "ort",
-            reason: "this build has no ONNX Runtime support; build with `--features ort`".into(),
+            reason: "this build has no ONNX Runtime support; build with `--features ort`, or use `native` for a file that \
+                     `distill export` wrote"
+                .into(),
         })
     }
 
     #[cfg(feature = "candle-onnx")]
-    fn open_candle_onnx(path: &Path) -> Result<Self> {
-        let bytes: Arc<[u8]> = read(path)?.into();
-        let (card, graph) = read_contract(path, &bytes)?;
+    fn open_candle_onnx(_: &Path, bytes: Vec<u8>, (card, graph): Described) -> Result<Self> {
         let card = Card { engine: EngineName::CandleOnnx, ..card };
         let picture = [card.channels, card.height, card.width];
         let served = Self::with_engine(card, move || {
@@ -305,7 +348,7 @@ impl Served {
     }
 
     #[cfg(not(feature = "candle-onnx"))]
-    fn open_candle_onnx(path: &Path) -> Result<Self> {
+    fn open_candle_onnx(path: &Path, _: Vec<u8>, _: Described) -> Result<Self> {
         Err(ServeError::WrongEngine {
             path: path.into(),
             engine: "candle-onnx",
@@ -326,24 +369,17 @@ fn probe_of(path: &Path) -> Result<Option<Probe>> {
     Ok(answer.map(|answer| Probe { pictures: pictures(), answer }))
 }
 
-fn refuse_native(path: &Path, options: &LoadOptions) -> Result<()> {
-    if options.weights != WeightFormat::F32 {
-        return Err(ServeError::WrongEngine {
-            path: path.into(),
-            engine: "ort",
-            reason: format!(
-                "weights in {} are for the native engine, which runs runs and model.safetensors files",
-                options.weights.name()
-            ),
-        });
-    }
-    match options.engine {
-        Some(EngineName::Native) => Err(ServeError::WrongEngine {
-            path: path.into(),
-            engine: "native",
-            reason: "it runs runs and model.safetensors files; for an .onnx file use `ort`".into(),
-        }),
-        Some(EngineName::Ort | EngineName::CandleOnnx) | None => Ok(()),
+/// Whether the engine can store weights as asked.
+fn check_format(path: &Path, options: &LoadOptions, engine: EngineName, model: &ModelProto) -> Result<()> {
+    let asked = options.weights.name();
+    let refused = |reason| Err(ServeError::WrongEngine { path: path.into(), engine: engine.name(), reason });
+    match (options.weights, engine) {
+        (WeightFormat::F32, _) => Ok(()),
+        (_, EngineName::Native) if onnx::network::is_quantized(model) => {
+            refused(format!("weights in {asked} are for float networks, and this one has whole numbers"))
+        }
+        (_, EngineName::Native) => Ok(()),
+        _ => refused(format!("weights in {asked} are for the native engine: add `--engine native`")),
     }
 }
 
@@ -351,19 +387,19 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|error| ServeError::Source { path: path.into(), reason: error.to_string() })
 }
 
-/// What an exported file says of itself, and the network that it was written from, where this build still knows it.
-#[cfg(any(feature = "ort", feature = "candle-onnx"))]
-fn read_contract(path: &Path, bytes: &[u8]) -> Result<(Card, Option<Graph>)> {
+/// What a file says of itself, and the network that it was written from, where this build still knows it.
+type Described = (Card, Option<Graph>);
+
+fn card_of(path: &Path, model: &ModelProto) -> Result<Described> {
     let refused = |reason: String| ServeError::Source { path: path.into(), reason };
-    let model = onnx::ModelProto::read(bytes).map_err(|error| refused(error.to_string()))?;
-    let contract = onnx::Contract::of(&model).map_err(|error| refused(error.to_string()))?;
+    let contract = onnx::Contract::of(model).map_err(|error| refused(error.to_string()))?;
     let manifest: Option<Manifest> = serde_json::from_str(&contract.manifest).ok();
     let card = Card {
         name: name_of(path),
         arch: manifest.as_ref().map(|manifest| manifest.architecture.clone()),
         stem: manifest.as_ref().map(|manifest| manifest.task.stem),
         engine: EngineName::Ort,
-        weights: WeightFormat::F32,
+        weights: if onnx::network::is_quantized(model) { INT8 } else { WeightFormat::F32.name() },
         labels: contract.labels,
         channels: contract.input.channels,
         height: contract.input.height,

@@ -96,6 +96,81 @@ async fn an_exported_file_is_served_by_onnx_runtime() {
 }
 
 #[test]
+fn an_exported_file_is_answered_alike_by_the_native_engine() {
+    let run = run();
+    let options = LoadOptions { engine: Some(EngineName::Native), ..LoadOptions::default() };
+    let served = Served::open(&exported(&run), &options).unwrap();
+    assert_eq!(served.card().engine, EngineName::Native);
+    let logits = served.engine().unwrap().run(&pixels(2)).unwrap().to_vec();
+    let expected = expected(&run, &pixels(2));
+    assert!(softmax(&logits).iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5));
+}
+
+/// A quantized file of the run's network, with the ranges of a few pictures.
+fn quantized(run: &Run) -> PathBuf {
+    let graph = run.manifest.graph().unwrap();
+    let runtime = Runtime::new(Device::Cpu, 1).unwrap();
+    let mut observer = engine::Observer::new(&graph, &run.weights, &runtime).unwrap();
+    let mut ranges = vec![[0.0_f32; 2]; observer.points().len()];
+    let pictures: Vec<u8> = (0..8).flat_map(pixels).collect();
+    let widen = |[low, high]: [f32; 2], value: &f32| [low.min(*value), high.max(*value)];
+    observer
+        .observe(Images::U8(&pictures), &mut |point, values| {
+            ranges[point] = values.iter().fold(ranges[point], widen);
+        })
+        .unwrap();
+    let network = observer.quantize(&ranges, models::Granularity::PerChannel).unwrap();
+    let contract = export::contract(&run.manifest, "").unwrap();
+    let path = run.path.join("model.int8.onnx");
+    let file = export::writer::quantized_model(&graph, &network, &contract).unwrap();
+    std::fs::write(&path, file.bytes()).unwrap();
+    path
+}
+
+#[test]
+fn a_quantized_file_is_answered_alike_by_both_engines() {
+    let run = run();
+    let path = quantized(&run);
+    let both: Vec<u8> = (20..22).flat_map(pixels).collect();
+    let answers = [None, Some(EngineName::Ort)].map(|engine| {
+        let served = Served::open(&path, &LoadOptions { engine, ..LoadOptions::default() }).unwrap();
+        assert_eq!(
+            served.card().engine,
+            engine.unwrap_or(EngineName::Native),
+            "native unless asked otherwise"
+        );
+        assert_eq!(served.card().weights, "int8");
+        served.engine().unwrap().run(&both).unwrap().to_vec()
+    });
+    assert!(answers[0].iter().zip(&answers[1]).all(|(a, b)| (a - b).abs() < 1e-4), "{answers:?}");
+    let expected = expected(&run, &pixels(20));
+    let near = softmax(&answers[0][..5]).iter().zip(&expected).all(|(a, b)| (a - b).abs() < 0.1);
+    assert!(near, "{answers:?} {expected:?}");
+}
+
+#[test]
+fn weights_in_half_are_for_float_networks() {
+    let run = run();
+    let bf16 = "bf16".parse().unwrap();
+    let options = LoadOptions { weights: bf16, ..LoadOptions::default() };
+    let error = Served::open(&quantized(&run), &options).unwrap_err().to_string();
+    assert!(error.contains("weights in bf16 are for float networks"), "{error}");
+    let error = Served::open(&exported(&run), &options).unwrap_err().to_string();
+    assert!(error.contains("add `--engine native`"), "{error}");
+}
+
+#[test]
+fn a_quantized_file_that_was_changed_is_refused() {
+    let run = run();
+    let path = quantized(&run);
+    let mut model = onnx::ModelProto::read(&std::fs::read(&path).unwrap()).unwrap();
+    model.graph.as_mut().unwrap().initializer.retain(|array| array.name != "fc.bias");
+    std::fs::write(&path, model.bytes()).unwrap();
+    let error = Served::open(&path, &LoadOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("model.int8.onnx") && error.contains("array `fc.bias`"), "{error}");
+}
+
+#[test]
 fn a_file_tells_the_same_of_itself_as_its_run() {
     let run = run();
     let of = |path: &Path| Served::open(path, &LoadOptions::default()).unwrap().card().clone();
@@ -127,8 +202,6 @@ fn an_engine_that_does_not_run_a_model_says_which_one_does() {
     let open = |path: &Path, engine| {
         Served::open(path, &LoadOptions { engine: Some(engine), ..LoadOptions::default() })
     };
-    let error = open(&exported(&run), EngineName::Native).unwrap_err().to_string();
-    assert!(error.contains("engine `native` does not run it") && error.contains("use `ort`"), "{error}");
     let error = open(&run.path, EngineName::Ort).unwrap_err().to_string();
     assert!(error.contains("distill export"), "{error}");
 }

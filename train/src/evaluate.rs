@@ -40,9 +40,21 @@ pub fn logits(model: &mut Model, pictures: &Selection<'_>) -> Result<Vec<f32>> {
 /// # Errors
 /// The engine's.
 pub fn evaluate(model: &mut Model, pictures: &Selection<'_>, classes: usize) -> Result<Evaluation> {
+    evaluate_with(pictures, classes, |batch| Ok(model.run(Images::U8(batch))?.to_vec()))
+}
+
+/// The same for whatever answers a batch of pixels, NHWC, with its logits.
+///
+/// # Errors
+/// Those of `run`.
+pub fn evaluate_with<E>(
+    pictures: &Selection<'_>,
+    classes: usize,
+    mut run: impl FnMut(&[u8]) -> Result<Vec<f32>, E>,
+) -> Result<Evaluation, E> {
     let mut tally = Tally::new(classes);
     for batch in pictures.batches(BATCH) {
-        let logits = model.run(Images::U8(&batch.pixels))?;
+        let logits = run(&batch.pixels)?;
         for (row, label) in logits.chunks_exact(classes).zip(&batch.labels) {
             if let Some(label) = label {
                 tally.add(row, *label as usize);

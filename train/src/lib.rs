@@ -31,7 +31,7 @@ mod trainer;
 
 pub use config::Config;
 pub use error::{Result, TrainError};
-pub use evaluate::{Evaluation, evaluate, logits};
+pub use evaluate::{Evaluation, evaluate, evaluate_with, logits};
 pub use event::{Event, Silent, Sink, Started, StepReport};
 pub use folder::{RunFolder, RunState};
 pub use ground::Ground;

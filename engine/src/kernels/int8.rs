@@ -10,12 +10,12 @@
 //! work and thread counts give the same integers. A sum becomes a byte in f32,
 //!
 //! ```text
-//! clamp(round(sum * multiplier[channel] + residual) + zero_point)
+//! clamp(round(sum * multiplier[channel]) + zero_point)
 //! multiplier = x.scale * weight_scale / y.scale
 //! ```
 //!
 //! where `round` takes ties to the even number, each operation is rounded by itself (none is fused), and `clamp` is the
-//! range of the byte or that of a fused ReLU or ReLU6. Other activations follow as a [`Table`] of 256 bytes.
+//! range of the byte or that of a fused ReLU or ReLU6. A residual is added to the byte, and the sum rounded once more. Other activations follow as a [`Table`] of 256 bytes.
 //!
 //! Padding is the zero point, so at the borders the sums are those of real zeros. The zero point itself is taken out of
 //! the sums once, in the bias: `sum of (x - z) w = sum of x w - z * sum of w`.
@@ -30,6 +30,7 @@
 //! Never here: the choice of scales, or knowledge of a network.
 
 use models::Activation;
+pub use models::Quantization;
 
 use crate::simd::{self, Portable, Simd};
 
@@ -48,42 +49,6 @@ pub use conv::{Conv, Layer, Residual};
 /// A byte for every byte.
 pub type Table = [u8; 256];
 
-/// How the bytes of a tensor stand for real numbers: `scale * (byte - zero_point)`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Quantization {
-    /// Real numbers between neighboring bytes; above zero.
-    pub scale: f32,
-    /// The byte of zero.
-    pub zero_point: u8,
-}
-
-impl Quantization {
-    /// The quantization of bytes that are 128 larger than those of a signed tensor with this zero point.
-    pub fn of_signed(scale: f32, zero_point: i8) -> Self {
-        Self { scale, zero_point: (zero_point as u8) ^ 0x80 }
-    }
-
-    /// The finest quantization that holds the numbers from `low` to `high`, and zero exactly.
-    ///
-    /// Source: ONNX's `DynamicQuantizeLinear`.
-    pub fn of_range(low: f32, high: f32) -> Self {
-        let (low, high) = (low.min(0.0), high.max(0.0));
-        let scale = ((high - low) / 255.0).max(f32::MIN_POSITIVE);
-        Self { scale, zero_point: (-low / scale).round_ties_even().clamp(0.0, 255.0) as u8 }
-    }
-
-    /// The nearest byte, ties to even; the least or largest for numbers out of range, the least for what is not a
-    /// number.
-    pub fn quantize(self, real: f32) -> u8 {
-        elementwise::byte(real / self.scale, self.zero_point)
-    }
-
-    /// The number that a byte stands for.
-    pub fn dequantize(self, byte: u8) -> f32 {
-        (f32::from(byte) - f32::from(self.zero_point)) * self.scale
-    }
-}
-
 /// What a layer makes of its sums.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Output {
@@ -95,12 +60,15 @@ pub struct Output {
     pub high: u8,
     /// Replaces every byte, after clamping.
     pub table: Option<Box<Table>>,
+    /// What the sums are rounded to before a residual is added to them, as in an ONNX graph whose `Add` stands between
+    /// quantized tensors; without it, to `quantization`.
+    pub branch: Option<Quantization>,
 }
 
 impl Output {
     /// Bytes as they come.
     pub fn new(quantization: Quantization) -> Self {
-        Self { quantization, low: 0, high: 255, table: None }
+        Self { quantization, low: 0, high: 255, table: None, branch: None }
     }
 
     /// An activation that is a range of bytes; `None` for one that needs a table, as [`activation_table`] makes it.
@@ -110,7 +78,7 @@ impl Output {
             Activation::Relu6 => quantization.quantize(6.0),
             _ => return None,
         };
-        Some(Self { quantization, low: quantization.zero_point, high, table: None })
+        Some(Self { quantization, low: quantization.zero_point, high, table: None, branch: None })
     }
 
     /// The same with a table behind it.
@@ -119,35 +87,62 @@ impl Output {
         self
     }
 
+    /// The same for sums that are rounded to `branch` before a residual is added.
+    pub fn of_branch(mut self, branch: Quantization) -> Self {
+        self.branch = Some(branch);
+        self
+    }
+
+    /// What sums are counted in.
+    fn sums(&self) -> Quantization {
+        self.branch.unwrap_or(self.quantization)
+    }
+
     fn rounding(&self) -> lanes::Rounding {
         lanes::Rounding { zero_point: self.quantization.zero_point, low: self.low, high: self.high }
+    }
+
+    /// Of a number that has the zero point in it.
+    fn rounding_of_sum(&self) -> lanes::Rounding {
+        lanes::Rounding { zero_point: 0, ..self.rounding() }
+    }
+
+    /// How maps of these quantizations are added.
+    fn addition(&self, terms: [Quantization; 2]) -> Addition {
+        let factors = terms.map(|term| term.scale / self.quantization.scale);
+        let [a, b] = [0, 1].map(|index| factors[index] * f32::from(terms[index].zero_point));
+        Addition { factors, offset: f32::from(self.quantization.zero_point) - (a + b) }
+    }
+}
+
+/// A sum of two maps in steps of the result, its zero point included: `(a * factors[0] + offset) + b * factors[1]`. The
+/// order of operations is ONNX Runtime's.
+#[derive(Clone, Copy, Debug)]
+struct Addition {
+    factors: [f32; 2],
+    offset: f32,
+}
+
+impl Addition {
+    #[inline(always)]
+    fn of<V: Simd>(self, a: V, b: V) -> V {
+        let [x, y] = self.factors.map(V::splat);
+        a.mul(x).add(V::splat(self.offset)).add(b.mul(y))
     }
 }
 
 /// The table of an activation: for every byte of `x` the byte of `y` nearest to the activation of its number.
 pub fn activation_table(x: Quantization, activation: Activation, y: Quantization) -> Table {
-    std::array::from_fn(|byte| {
-        let value = Portable::splat(x.dequantize(byte as u8));
-        y.quantize(simd::activate(activation, value).sum() / Portable::LANES as f32)
-    })
+    std::array::from_fn(|byte| y.quantize(activated(activation, x.dequantize(byte as u8))))
 }
 
-/// Weights of `outputs` output channels as i8, -127..=127, with a scale per channel so that the largest is 127.
-///
-/// # Panics
-/// If there are not equally many for every output.
-pub fn quantize_weights(weights: &[f32], outputs: usize) -> (Vec<i8>, Vec<f32>) {
-    let each = weights.len() / outputs.max(1);
-    assert_eq!(each * outputs, weights.len(), "weights of {outputs} outputs");
-    let mut bytes = Vec::with_capacity(weights.len());
-    let mut scales = Vec::with_capacity(outputs);
-    for channel in weights.chunks_exact(each.max(1)) {
-        let largest = channel.iter().fold(0.0_f32, |largest, weight| largest.max(weight.abs()));
-        let scale = if largest > 0.0 { largest / 127.0 } else { 1.0 };
-        bytes.extend(
-            channel.iter().map(|weight| (weight / scale).round_ties_even().clamp(-127.0, 127.0) as i8),
-        );
-        scales.push(scale);
+/// Activations in the order of operations that ONNX defines: of the numbers that bytes stand for, many lie in the middle
+/// between two bytes.
+fn activated(activation: Activation, x: f32) -> f32 {
+    let hard_sigmoid = |x: f32| (x * (1.0 / 6.0) + 0.5).clamp(0.0, 1.0);
+    match activation {
+        Activation::HardSigmoid => hard_sigmoid(x),
+        Activation::HardSwish => x * hard_sigmoid(x),
+        _ => simd::activate(activation, Portable::splat(x)).sum() / Portable::LANES as f32,
     }
-    (bytes, scales)
 }

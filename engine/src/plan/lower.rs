@@ -34,6 +34,19 @@ pub(crate) struct Purpose<'a> {
     pub want: &'a [NodeId],
 }
 
+impl<'a> Purpose<'a> {
+    /// Answering with folded weights.
+    pub(crate) fn answering(
+        batch: usize,
+        folding: &'a Folding,
+        frozen: &'a [bool],
+        want: &'a [NodeId],
+    ) -> Self {
+        let (train, parameters, images) = (false, false, false);
+        Self { batch, train, folding: Some(folding), parameters, images, frozen, want }
+    }
+}
+
 /// Lowers `graph`.
 pub(crate) fn lower(graph: &Graph, table: &Table, orders: &FlatOrders, purpose: &Purpose<'_>) -> Plan {
     let mut lowering = Lowering::new(graph, table, orders, purpose);

@@ -40,30 +40,54 @@ pub(crate) fn forward(
     }
 }
 
+/// How far a step has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// A residual and an activation are still to come.
+    Branch,
+    /// An activation is still to come.
+    Before,
+    /// All is done.
+    After,
+}
+
 /// What a step has computed.
 pub(crate) struct Seen<'a> {
     /// Its number in the plan.
     pub step: usize,
-    /// Whether its activation is still to come.
-    pub before: bool,
+    pub stage: Stage,
     pub values: &'a [f32],
 }
 
-/// Runs all steps of a plan with folded weights and shows each result, those of convolutions before their activation too.
+/// Runs all steps of a plan with folded weights and shows each result, before a residual and before an activation too.
 pub(crate) fn observe(run: &Run<'_>, arena: &mut [f32], images: Images<'_>, see: &mut dyn FnMut(&Seen<'_>)) {
     let values = Values::new(run.plan, arena);
     for (index, step) in run.plan.steps.iter().enumerate() {
-        // SAFETY: nothing writes while the slice lives.
-        let result =
-            |before| unsafe { Seen { step: index, before, values: values.read(step.kind.result()) } };
-        if let Kind::Conv(conv @ ConvStep { activation: Some(_), .. }) = &step.kind {
-            let conv = ConvStep { activation: None, ..conv.clone() };
-            // SAFETY: a step reads its inputs and writes its result, which the planner keeps apart.
-            unsafe { run_conv(run, &values, &conv) };
-            see(&result(true));
+        let mut show = |stage, step: &Step| {
+            run_step(run, &values, step, images, &mut Statistics::Keep(&[]));
+            // SAFETY: nothing writes while the slice lives.
+            see(&Seen { step: index, stage, values: unsafe { values.read(step.kind.result()) } });
+        };
+        for (stage, kind) in unfinished(&step.kind) {
+            show(stage, &Step { kind, nodes: Vec::new() });
         }
-        run_step(run, &values, step, images, &mut Statistics::Keep(&[]));
-        see(&result(false));
+        show(Stage::After, step);
+    }
+}
+
+/// A step without what comes last in it. No step writes over what it reads, so each can be run again.
+fn unfinished(kind: &Kind) -> Vec<(Stage, Kind)> {
+    match kind {
+        Kind::Conv(conv) => {
+            let bare = |residual| Kind::Conv(ConvStep { residual, activation: None, ..conv.clone() });
+            let branch = conv.residual.map(|_| (Stage::Branch, bare(None)));
+            let before = conv.activation.map(|_| (Stage::Before, bare(conv.residual)));
+            branch.into_iter().chain(before).collect()
+        }
+        &Kind::Sum { a, b, y, activation: Some(_) } => {
+            vec![(Stage::Before, Kind::Sum { a, b, y, activation: None })]
+        }
+        _ => Vec::new(),
     }
 }
 

@@ -4,6 +4,7 @@
 #[cfg(feature = "candle-onnx")]
 mod candle_onnx;
 mod native;
+mod native_int8;
 #[cfg(feature = "ort")]
 mod onnx_runtime;
 
@@ -14,6 +15,7 @@ use engine::Profile;
 #[cfg(feature = "candle-onnx")]
 pub use candle_onnx::CandleOnnx;
 pub use native::Native;
+pub use native_int8::NativeInt8;
 #[cfg(feature = "ort")]
 pub use onnx_runtime::OnnxRuntime;
 
@@ -75,7 +77,7 @@ pub const REGISTRY: &[Entry] = &[
     Entry {
         engine: EngineName::Native,
         name: "native",
-        summary: "this toolkit's own: runs and model.safetensors",
+        summary: "this toolkit's own: runs, model.safetensors, and .onnx files that it wrote",
     },
     Entry { engine: EngineName::Ort, name: "ort", summary: "ONNX Runtime: .onnx files" },
     Entry {

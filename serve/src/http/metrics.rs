@@ -6,14 +6,18 @@ use axum::response::IntoResponse;
 
 use super::{App, Shared};
 use crate::metrics::{self, VersionNow};
-use crate::repository::Model;
+use crate::repository::VersionState;
 
 pub(super) async fn metrics(State(app): State<Shared>) -> impl IntoResponse {
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], app.metrics.text(&now(&app)))
 }
 
 fn now(app: &App) -> Vec<VersionNow> {
-    let ready = app.models.models().iter().flat_map(Model::ready);
+    let states = app.models.models().iter().flat_map(|model| model.versions());
+    let ready = states.filter_map(|(_, state)| match state {
+        VersionState::Ready(running, _) => Some(running),
+        VersionState::Loading | VersionState::Failed(_) => None,
+    });
     ready
         .map(|running| VersionNow {
             answerer: running.answerer().clone(),

@@ -34,10 +34,7 @@ pub struct Layer<'a> {
     pub bias: &'a [i32],
 }
 
-/// A map of the output's shape that is added before rounding and activation.
-///
-/// The sum is rounded once. A quantized ONNX graph whose `Add` stands between quantized tensors rounds the convolution's
-/// result first, and may differ from this by one step of the output.
+/// A map of the output's shape that is added to the rounded sums, before the activation; see [`Output::branch`].
 #[derive(Clone, Copy, Debug)]
 pub struct Residual<'a> {
     /// `[batch][height][width][channels]` as the output.
@@ -96,7 +93,7 @@ impl Conv {
             multipliers: layer
                 .weight_scales
                 .iter()
-                .map(|scale| layer.x.scale * scale / output.quantization.scale)
+                .map(|scale| layer.x.scale * scale / output.sums().scale)
                 .collect(),
         };
         let weights = if shape.is_depthwise() {
@@ -123,16 +120,21 @@ impl Conv {
         let table = self.output.table.as_deref();
         match &self.weights {
             Weights::Dense(dense) => {
+                let sums = self.output.sums();
                 let residual = residual.map(|residual| {
                     assert_eq!(residual.bytes.len(), y.len(), "residual of {:?}", self.shape);
                     tile::Residual {
                         start: residual.bytes.as_ptr(),
-                        zero_point: f32::from(residual.quantization.zero_point),
-                        factor: residual.quantization.scale / self.output.quantization.scale,
+                        branch: Output::new(sums).rounding(),
+                        addition: self.output.addition([sums, residual.quantization]),
                     }
                 });
+                let rounding = match &residual {
+                    Some(_) => self.output.rounding_of_sum(),
+                    None => self.output.rounding(),
+                };
                 let to = Disjoint::new(y);
-                let store = Store::Bytes { to: &to, rounding: self.output.rounding(), residual, table };
+                let store = Store::Bytes { to: &to, rounding, residual, table };
                 dense.run(pool, batch, x, self.x.zero_point, &store);
             }
             Weights::Depthwise(depthwise) => {

@@ -9,21 +9,10 @@ use crate::pool::{Disjoint, Pool};
 use crate::simd::{ByteIsa, Simd, dispatch};
 
 use super::lanes::{Lanes, Rounding, dispatch_lanes};
-use super::{Output, Quantization, Table};
+use super::{Addition, Output, Quantization, Table};
 
 /// Elements that a thread is worth waking for.
 const PER_TASK: usize = 32 << 10;
-
-/// `round(value) + zero_point` as a byte, ties to even; 0 for what is not a number.
-#[inline(always)]
-pub(super) fn byte(value: f32, zero_point: u8) -> u8 {
-    let zero_point = f32::from(zero_point);
-    let (low, high) = (0.0 - zero_point, 255.0 - zero_point);
-    let value = value.round_ties_even();
-    let value = if value > low { value } else { low };
-    let value = if value < high { value } else { high };
-    (value + zero_point) as i32 as u8
-}
 
 /// Calls `part` with ranges that cover `len`, a multiple of `unit` each, on all threads.
 fn in_parts(pool: &Pool, len: usize, unit: usize, part: &(dyn Fn(usize, usize) + Sync)) {
@@ -50,7 +39,7 @@ pub fn quantize(pool: &Pool, quantization: Quantization, x: &[f32], y: &mut [u8]
 #[inline(always)]
 fn quantize_kernel<V: Simd>(quantization: Quantization, x: &[f32], y: &mut [u8]) {
     for (x, y) in x.iter().zip(y) {
-        *y = byte(x / quantization.scale, quantization.zero_point);
+        *y = quantization.quantize(*x);
     }
 }
 
@@ -72,9 +61,8 @@ pub fn dequantize(pool: &Pool, quantization: Quantization, x: &[u8], y: &mut [f3
 
 #[inline(always)]
 fn dequantize_kernel<V: Simd>(quantization: Quantization, x: &[u8], y: &mut [f32]) {
-    let zero_point = f32::from(quantization.zero_point);
     for (x, y) in x.iter().zip(y) {
-        *y = (f32::from(*x) - zero_point) * quantization.scale;
+        *y = quantization.dequantize(*x);
     }
 }
 
@@ -165,50 +153,39 @@ pub struct Map<'a> {
     pub quantization: Quantization,
 }
 
-/// `y = a + b`, each operation rounded by itself: `round((a - za) * (sa / sy) + (b - zb) * (sb / sy)) + zy`, clamped.
+/// `y = a + b`, each operation rounded by itself: `round((a * (sa / sy) + offset) + b * (sb / sy))`, clamped, where the
+/// offset holds all zero points.
 ///
 /// # Panics
 /// If the lengths differ.
 pub fn sum(pool: &Pool, a: Map<'_>, b: Map<'_>, output: &Output, y: &mut [u8]) {
     assert!(a.bytes.len() == y.len() && b.bytes.len() == y.len(), "terms of a sum");
-    let terms = [a, b].map(|map| Term {
-        zero_point: f32::from(map.quantization.zero_point),
-        factor: map.quantization.scale / output.quantization.scale,
-    });
-    let (to, rounding, isa) = (Disjoint::new(y), output.rounding(), pool.byte_isa());
+    let addition = output.addition([a.quantization, b.quantization]);
+    let (to, rounding, isa) = (Disjoint::new(y), output.rounding_of_sum(), pool.byte_isa());
     in_parts(pool, a.bytes.len(), 1, &|start, len| {
         let (a, b) = (&a.bytes[start..][..len], &b.bytes[start..][..len]);
         // SAFETY: parts do not overlap.
         let y = unsafe { to.part(start, len) };
-        sum_part(isa, terms, a, b, rounding, y);
+        sum_part(isa, addition, a, b, rounding, y);
         if let Some(table) = &output.table {
             replace(table, y);
         }
     });
 }
 
-/// Zero point of a term, and its scale in units of the result's.
-#[derive(Clone, Copy)]
-struct Term {
-    zero_point: f32,
-    factor: f32,
-}
-
-fn sum_part(isa: ByteIsa, terms: [Term; 2], a: &[u8], b: &[u8], rounding: Rounding, y: &mut [u8]) {
-    dispatch_lanes!(isa, sum_kernel(terms: [Term; 2], a: &[u8], b: &[u8], rounding: Rounding, y: &mut [u8]));
+fn sum_part(isa: ByteIsa, addition: Addition, a: &[u8], b: &[u8], rounding: Rounding, y: &mut [u8]) {
+    dispatch_lanes!(isa, sum_kernel(addition: Addition, a: &[u8], b: &[u8], rounding: Rounding, y: &mut [u8]));
 }
 
 #[inline(always)]
-fn sum_kernel<V: Lanes>(terms: [Term; 2], a: &[u8], b: &[u8], rounding: Rounding, y: &mut [u8]) {
+fn sum_kernel<V: Lanes>(addition: Addition, a: &[u8], b: &[u8], rounding: Rounding, y: &mut [u8]) {
     for start in (0..y.len()).step_by(V::LANES) {
         let count = V::LANES.min(y.len() - start);
         // SAFETY: `count` elements remain in all three, which are equally long.
         unsafe {
-            let a = V::load_bytes(a.as_ptr().add(start), count).sub(V::Floats::splat(terms[0].zero_point));
-            let b = V::load_bytes(b.as_ptr().add(start), count).sub(V::Floats::splat(terms[1].zero_point));
-            let a = a.mul(V::Floats::splat(terms[0].factor));
-            let b = b.mul(V::Floats::splat(terms[1].factor));
-            V::store_bytes(a.add(b), rounding, y.as_mut_ptr().add(start), count);
+            let a = V::load_bytes(a.as_ptr().add(start), count);
+            let b = V::load_bytes(b.as_ptr().add(start), count);
+            V::store_bytes(addition.of(a, b), rounding, y.as_mut_ptr().add(start), count);
         }
     }
 }

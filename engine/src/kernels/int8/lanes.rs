@@ -159,7 +159,7 @@ pub struct Portable([i32; 8]);
 
 /// A float as a byte.
 #[inline(always)]
-fn byte(value: f32, rounding: Rounding) -> u8 {
+pub fn byte(value: f32, rounding: Rounding) -> u8 {
     let [low, high] = rounding.bounds();
     (value.round_ties_even().clamp(low, high) as i32 + i32::from(rounding.zero_point)) as u8
 }

@@ -1,4 +1,4 @@
-//! Pooling of NHWC maps of bytes: the largest of each window, and the mean over all positions.
+//! Pooling of NHWC maps of bytes: the largest and the mean of each window, and the mean over all positions.
 //!
 //! Work is divided by rows of the output, or by picture.
 //!
@@ -10,7 +10,7 @@ use crate::kernels::pooling::PoolShape;
 use crate::pool::{Disjoint, Pool};
 use crate::simd::{ByteIsa, Simd, dispatch};
 
-use super::lanes::{Lanes, Rounding, dispatch_lanes};
+use super::lanes::{Lanes, Rounding, byte, dispatch_lanes};
 use super::{Output, Quantization, elementwise};
 
 /// Elements below which waking a thread costs more than it saves.
@@ -21,20 +21,28 @@ const SMALL: usize = 32 << 10;
 /// # Panics
 /// If a slice has not the length that the shape says.
 pub fn largest(pool: &Pool, shape: &PoolShape, x: &[u8], y: &mut [u8]) {
+    by_line(pool, shape, x, y, &|row, x, y| {
+        dispatch!(pool.isa(), largest_kernel(shape: &PoolShape, row: usize, x: &[u8], y: &mut [u8]));
+    });
+}
+
+/// Pools a row of the output, given its number, its picture and where it goes.
+type PoolLine<'a> = dyn Fn(usize, &[u8], &mut [u8]) + Sync + 'a;
+
+/// Calls `line` with a row's number, its picture and where it goes, for every row of the output.
+fn by_line(pool: &Pool, shape: &PoolShape, x: &[u8], y: &mut [u8], line: &PoolLine<'_>) {
     let [height, width] = shape.out();
-    let line = width * shape.channels;
-    assert_eq!(x.len(), shape.batch * shape.height * shape.width * shape.channels, "input of {shape:?}");
-    assert_eq!(y.len(), shape.batch * height * line, "output of {shape:?}");
+    let (picture, len) = (shape.height * shape.width * shape.channels, width * shape.channels);
+    assert_eq!(x.len(), shape.batch * picture, "input of {shape:?}");
+    assert_eq!(y.len(), shape.batch * height * len, "output of {shape:?}");
     let lines = shape.batch * height;
     let per_task = if x.len() < SMALL { lines } else { lines.div_ceil(pool.threads() * 4) }.max(1);
     let to = Disjoint::new(y);
     pool.run(lines.div_ceil(per_task), &|task| {
         for index in task * per_task..lines.min((task + 1) * per_task) {
             // SAFETY: every line is a part of its own.
-            let y = unsafe { to.part(index * line, line) };
-            let picture = shape.height * shape.width * shape.channels;
-            let (x, row) = (&x[index / height * picture..][..picture], index % height);
-            dispatch!(pool.isa(), largest_kernel(shape: &PoolShape, row: usize, x: &[u8], y: &mut [u8]));
+            let y = unsafe { to.part(index * len, len) };
+            line(index % height, &x[index / height * picture..][..picture], y);
         }
     });
 }
@@ -50,6 +58,46 @@ fn largest_kernel<V: Simd>(shape: &PoolShape, row: usize, x: &[u8], y: &mut [u8]
                 y.iter_mut().zip(x).for_each(|(y, x)| *y = (*y).max(*x));
             }
         }
+    }
+}
+
+/// Mean of each window, where padding counts as real zeros: `round(sum of (x - zx) * (sx / (window * sy))) + zy`, clamped.
+///
+/// # Panics
+/// If a slice has not the length that the shape says, or a window has more than 2^16 positions.
+pub fn average(pool: &Pool, shape: &PoolShape, x: &[u8], from: Quantization, output: &Output, y: &mut [u8]) {
+    let window = shape.window.kernel[0] * shape.window.kernel[1];
+    assert!(window <= MOST_POSITIONS, "a window of {window} positions, at most {MOST_POSITIONS} are exact");
+    let mean = Mean {
+        zero_points: f32::from(from.zero_point),
+        factor: from.scale / (window as f32 * output.quantization.scale),
+        rounding: output.rounding(),
+    };
+    by_line(pool, shape, x, y, &|row, x, y| {
+        dispatch!(
+            pool.isa(),
+            average_kernel(shape: &PoolShape, mean: Mean, row: usize, x: &[u8], y: &mut [u8])
+        );
+        if let Some(table) = &output.table {
+            elementwise::replace(table, y);
+        }
+    });
+}
+
+/// Here the zero points of `mean` are one tap's: windows at the edge have fewer.
+#[inline(always)]
+fn average_kernel<V: Simd>(shape: &PoolShape, mean: Mean, row: usize, x: &[u8], y: &mut [u8]) {
+    let channels = shape.channels;
+    let mut sums = vec![0.0; channels];
+    for (column, y) in y.chunks_exact_mut(channels).enumerate() {
+        sums.fill(0.0);
+        for row in taps(shape, 0, row) {
+            for column in taps(shape, 1, column) {
+                let x = &x[(row * shape.width + column) * channels..][..channels];
+                sums.iter_mut().zip(x).for_each(|(sum, &x)| *sum += f32::from(x) - mean.zero_points);
+            }
+        }
+        y.iter_mut().zip(&sums).for_each(|(y, sum)| *y = byte(sum * mean.factor, mean.rounding));
     }
 }
 

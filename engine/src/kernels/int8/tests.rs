@@ -4,10 +4,7 @@ use std::sync::OnceLock;
 
 use models::{Activation, Pool2d};
 
-use super::{
-    Conv, Layer, Output, Quantization, Residual, Table, activation_table, elementwise, pooling,
-    quantize_weights,
-};
+use super::{Conv, Layer, Output, Quantization, Residual, Table, activation_table, elementwise, pooling};
 use crate::kernels::conv::ConvShape;
 use crate::kernels::pooling::PoolShape;
 use crate::pool::Pool;
@@ -127,12 +124,19 @@ impl Case {
 
     fn byte(&self, index: usize, (output, sum): (usize, i32)) -> u8 {
         let scale = self.output.quantization.scale;
-        let mut real = sum as f32 * (self.quantization.scale * self.scales[output] / scale);
-        if let Some((bytes, quantization)) = &self.residual {
-            let residual = f32::from(bytes[index]) - f32::from(quantization.zero_point);
-            real += residual * (quantization.scale / scale);
-        }
-        let whole = real.round_ties_even() as i64 + i64::from(self.output.quantization.zero_point);
+        let branch = self.output.branch.unwrap_or(self.output.quantization);
+        let real = sum as f32 * (self.quantization.scale * self.scales[output] / branch.scale);
+        let whole = match &self.residual {
+            None => real.round_ties_even() as i64 + i64::from(self.output.quantization.zero_point),
+            Some((bytes, residual)) => {
+                let zero = f32::from(branch.zero_point);
+                let rounded = (real.round_ties_even() + zero).clamp(0.0, 255.0);
+                let (a, b) = (branch.scale / scale, residual.scale / scale);
+                let zeros = a * zero + b * f32::from(residual.zero_point);
+                let offset = f32::from(self.output.quantization.zero_point) - zeros;
+                ((rounded * a + offset) + f32::from(bytes[index]) * b).round_ties_even() as i64
+            }
+        };
         let byte = whole.clamp(i64::from(self.output.low), i64::from(self.output.high)) as u8;
         self.output.table.as_ref().map_or(byte, |table| table[usize::from(byte)])
     }
@@ -344,6 +348,9 @@ fn residuals_activations_and_tables_follow_the_sum() {
         case.residual = Some((random.bytes(shape.out_len()), Quantization { scale: 0.031, zero_point: 77 }));
         case.check();
         let quantization = case.output.quantization;
+        case.output = Output::new(quantization)
+            .of_branch(Quantization { scale: quantization.scale * 0.7, zero_point: 140 });
+        case.check();
         for activation in [Activation::Relu, Activation::Relu6] {
             case.output = Output::clamped(quantization, activation).unwrap();
             case.check();
@@ -387,13 +394,6 @@ fn bytes_stand_for_their_numbers() {
 }
 
 #[test]
-fn weights_keep_their_largest_number_per_output() {
-    let (bytes, scales) = quantize_weights(&[0.5, -1.0, 0.25, 0.0, 0.0, 0.0, 2.0, 1.0, 4.0], 3);
-    assert_eq!(bytes, [64, -127, 32, 0, 0, 0, 64, 32, 127]);
-    assert_eq!(scales, [1.0 / 127.0, 1.0, 4.0 / 127.0]);
-}
-
-#[test]
 fn elementwise_kernels_follow_their_definitions() {
     let mut random = Random(21);
     let len = 70_003;
@@ -406,9 +406,9 @@ fn elementwise_kernels_follow_their_definitions() {
     let shift: Table = std::array::from_fn(|byte| (byte as u8).wrapping_mul(7));
     output.table = Some(Box::new(shift));
     let sum = |a: u8, b: u8| {
-        let a = (f32::from(a) - 100.0) * (0.03 / 0.05);
-        shift[((a + (f32::from(b) - 3.0) * (0.011 / 0.05)).round_ties_even() as i32 + 90).clamp(20, 255)
-            as usize]
+        let offset = 90.0 - ((0.03 / 0.05) * 100.0 + (0.011 / 0.05) * 3.0);
+        let real = (f32::from(a) * (0.03 / 0.05) + offset) + f32::from(b) * (0.011 / 0.05);
+        shift[(real.round_ties_even() as i32).clamp(20, 255) as usize]
     };
     for pool in pools() {
         let mut y = vec![0; len];
@@ -503,6 +503,26 @@ fn pooling_follows_its_definition() {
             }
             largest.push(byte);
         }
+        let mut averages = Vec::new();
+        for index in 0..2 * rows * columns * channels {
+            let (pixel, channel) = (index / channels, index % channels);
+            let (picture, row, column) = (pixel / (rows * columns), pixel / columns % rows, pixel % columns);
+            let mut sum = 0;
+            for tap in 0..window.kernel[0] * window.kernel[1] {
+                let at = |out: usize, tap: usize, axis: usize| {
+                    (out * window.stride[axis] + tap).wrapping_sub(window.padding[axis])
+                };
+                let (y, x_column) =
+                    (at(row, tap / window.kernel[1], 0), at(column, tap % window.kernel[1], 1));
+                if y < height && x_column < width {
+                    sum +=
+                        i32::from(x[((picture * height + y) * width + x_column) * channels + channel]) - 30;
+                }
+            }
+            let area = (window.kernel[0] * window.kernel[1]) as f32;
+            let real = sum as f32 * (0.02 / (area * 0.013));
+            averages.push((real.round_ties_even() as i32 + 9).clamp(0, 255) as u8);
+        }
         let from = Quantization { scale: 0.02, zero_point: 30 };
         let output = Output::new(Quantization { scale: 0.013, zero_point: 9 });
         let positions = height * width;
@@ -519,6 +539,9 @@ fn pooling_follows_its_definition() {
             let mut y = vec![0; largest.len()];
             pooling::largest(pool, &shape, &x, &mut y);
             assert_same(&y, &largest, "largest");
+            let mut y = vec![0; averages.len()];
+            pooling::average(pool, &shape, &x, from, &output, &mut y);
+            assert_same(&y, &averages, "average");
             let mut y = vec![0; means.len()];
             pooling::mean(pool, channels, &x, from, &output, &mut y);
             assert_same(&y, &means, "mean");

@@ -8,6 +8,7 @@ use std::mem::MaybeUninit;
 
 use crate::simd::{ByteIsa, Simd};
 
+use super::Addition;
 use super::lanes::{LINE, Lanes, Line, Rounding};
 
 /// Outputs in a block of weights.
@@ -22,7 +23,7 @@ const AHEAD: usize = 12;
 /// What becomes of the sums of a tile.
 #[derive(Clone, Copy)]
 pub enum Results {
-    /// `clamp(round(sum * multiplier + (residual - residual zero point) * residual factor) + zero point)`
+    /// `clamp(round(sum * multiplier) + zero point)`, or that with a residual.
     Bytes {
         /// First column of the first row.
         out: *mut u8,
@@ -33,13 +34,14 @@ pub enum Results {
     Floats(*mut f32),
 }
 
-/// A map of the output's shape that is added before rounding.
+/// A map of the output's shape that is added to the rounded sums.
 #[derive(Clone, Copy)]
 pub struct Residual {
     /// First column of the first row.
     pub start: *const u8,
-    pub zero_point: f32,
-    pub factor: f32,
+    /// How sums become the bytes that it is added to.
+    pub branch: Rounding,
+    pub addition: Addition,
 }
 
 /// `sums[row][column] = bias[column] + sum over taps, k of x[starts[row] + taps[tap] + k] * weights[column][tap][k]`
@@ -144,14 +146,20 @@ unsafe fn finish_vector<V: Lanes>(tile: &Tile, sums: V, first: usize, count: usi
             Results::Bytes { out, rounding, residual } => {
                 if let Some(residual) = residual {
                     let value = V::load_bytes(residual.start.add(row + first), count);
-                    let value = value.sub(V::Floats::splat(residual.zero_point));
-                    real = real.add(value.mul(V::Floats::splat(residual.factor)));
+                    real = residual.addition.of(rounded(real, residual.branch), value);
                 }
                 V::store_bytes(real, rounding, out.add(row + first), count);
             }
             Results::Floats(out) => real.store_partial(out.add(row + first), count),
         }
     }
+}
+
+/// The bytes of sums, as floats.
+#[inline(always)]
+fn rounded<V: Simd>(sums: V, rounding: Rounding) -> V {
+    let [low, high] = rounding.bounds().map(V::splat);
+    sums.max(low).min(high).round().add(V::splat(f32::from(rounding.zero_point)))
 }
 
 /// Instances of the kernel for the row counts in brackets, in order.
