@@ -204,6 +204,15 @@ impl Model {
         self.read().iter().map(|(version, state)| (*version, state.clone())).collect()
     }
 
+    /// The versions that answer, the highest last.
+    pub fn ready(&self) -> Vec<Arc<Running>> {
+        let ready = |state: &VersionState| match state {
+            VersionState::Ready(running, _) => Some(running.clone()),
+            VersionState::Loading | VersionState::Failed(_) => None,
+        };
+        self.read().values().filter_map(ready).collect()
+    }
+
     /// Whether some version answers.
     pub fn is_ready(&self) -> bool {
         self.latest().is_ok_and(|running| running.is_alive())

@@ -6,18 +6,14 @@ use axum::response::IntoResponse;
 
 use super::{App, Shared};
 use crate::metrics::{self, VersionNow};
-use crate::repository::VersionState;
+use crate::repository::Model;
 
 pub(super) async fn metrics(State(app): State<Shared>) -> impl IntoResponse {
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], app.metrics.text(&now(&app)))
 }
 
 fn now(app: &App) -> Vec<VersionNow> {
-    let states = app.models.models().iter().flat_map(|model| model.versions());
-    let ready = states.filter_map(|(_, state)| match state {
-        VersionState::Ready(running, _) => Some(running),
-        VersionState::Loading | VersionState::Failed(_) => None,
-    });
+    let ready = app.models.models().iter().flat_map(Model::ready);
     ready
         .map(|running| VersionNow {
             answerer: running.answerer().clone(),

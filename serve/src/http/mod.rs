@@ -1,7 +1,7 @@
 //! The HTTP side: routes, handlers, and the server that runs them. Bodies are read in `body`, errors become answers in
 //! `error`, what travels is in [`wire`].
 //!
-//! Every protocol asks in the same way: [`App::model`] finds the version that answers, [`Running::infer`] has it
+//! Every protocol asks in the same way: `App::model` finds the version that answers, `Running::infer` has it
 //! answered, and what the handler puts into the answer's extensions ([`crate::events::Facts`]) is told of the request.
 
 mod body;

@@ -1,5 +1,7 @@
 //! What the server and its models say of themselves by the protocol: health, metadata, statistics.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::{Path, State};
 use serde_json::{Value, json};
@@ -8,7 +10,7 @@ use super::contract::{Described, inputs, outputs};
 use super::{OipError, Refusal};
 use crate::http::{App, Shared};
 use crate::metrics::Totals;
-use crate::repository::{Missing, VersionState};
+use crate::repository::{Missing, Model};
 use crate::running::Running;
 
 /// Of Triton's extensions those that are here.
@@ -53,7 +55,7 @@ pub(in crate::http) async fn version(
 }
 
 pub(in crate::http) async fn all_statistics(State(app): State<Shared>) -> Json<Value> {
-    let running = app.models.models().iter().flat_map(|model| ready_versions(&model.versions()));
+    let running = app.models.models().iter().flat_map(Model::ready);
     Json(statistics_of(&app, running.collect()))
 }
 
@@ -62,7 +64,7 @@ pub(in crate::http) async fn model_statistics(
     Path(model): Path<String>,
 ) -> Answer {
     let model = app.models.find(Some(&model))?;
-    Ok(Json(statistics_of(&app, ready_versions(&model.versions()))))
+    Ok(Json(statistics_of(&app, model.ready())))
 }
 
 pub(in crate::http) async fn version_statistics(
@@ -86,10 +88,8 @@ fn is_ready(app: &App, model: &str, version: Option<&str>) -> Refusal<Json<Value
 fn metadata(app: &App, model: &str, version: Option<&str>) -> Refusal<Json<Value>> {
     let running = app.models.running(Some(model), version)?;
     let card = running.card();
-    let versions: Vec<String> = ready_versions(&app.models.find(Some(model))?.versions())
-        .iter()
-        .map(|running| running.answerer().version.to_string())
-        .collect();
+    let ready = app.models.find(Some(model))?.ready();
+    let versions: Vec<String> = ready.iter().map(|running| running.answerer().version.to_string()).collect();
     Ok(Json(json!({
         "name": model,
         "versions": versions,
@@ -111,15 +111,7 @@ fn tensor(described: &Described) -> Value {
     json!({ "name": described.name, "datatype": described.datatype, "shape": shape })
 }
 
-fn ready_versions(versions: &[(u64, VersionState)]) -> Vec<std::sync::Arc<Running>> {
-    let ready = versions.iter().filter_map(|(_, state)| match state {
-        VersionState::Ready(running, _) => Some(running.clone()),
-        _ => None,
-    });
-    ready.collect()
-}
-
-fn statistics_of(app: &App, running: Vec<std::sync::Arc<Running>>) -> Value {
+fn statistics_of(app: &App, running: Vec<Arc<Running>>) -> Value {
     let statistics = running.iter().map(|running| {
         let answerer = running.answerer();
         statistics(&answerer.model, answerer.version, app.metrics.totals(answerer))

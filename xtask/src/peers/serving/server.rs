@@ -81,7 +81,8 @@ impl Side {
         let ours = |model: &Path, engine: &str| {
             let mut command = Command::new(target().join("release/distill-serve"));
             command.arg(model).args(["--engine", engine, "--addr", &format!("127.0.0.1:{port}")]);
-            command.env("ORT_DYLIB_PATH", &network.library).stdout(Stdio::null());
+            // No line for each request, as on the other side.
+            command.args(["--log", "off"]).env("ORT_DYLIB_PATH", &network.library).stdout(Stdio::null());
             command
         };
         match self {
