@@ -89,7 +89,9 @@ fn repository(args: &ExportArgs, layout: &str, formats: &[Format]) -> Result {
 }
 
 fn write_bundle(args: &ExportArgs, formats: usize) -> Result<BundleReport> {
+    let pictures = pictures(args)?;
     let options = BundleOptions {
+        int8: super::export_int8::of_bundle(args, pictures.as_ref())?,
         out: out(args.out.as_deref(), Format::Bundle, formats),
         name: args.model_name.clone(),
         version: args.model_version.clone(),
@@ -97,7 +99,7 @@ fn write_bundle(args: &ExportArgs, formats: usize) -> Result<BundleReport> {
         files: Options { require_parity: args.require_parity, ..options(args, Format::Bundle, formats)? },
         ..BundleOptions::default()
     };
-    let report = bundle::write(&args.model, pictures(args)?.as_ref(), &options).map_err(failure)?;
+    let report = bundle::write(&args.model, pictures.as_ref(), &options).map_err(failure)?;
     if !args.json {
         show_bundle(&report);
     }

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use ::export::accuracy;
 use ::export::quantize::{self, Gate, Options, Pictures, pictures::PROCEDURAL};
 use ::export::{ExportError, Report, Written};
+use ::export::{accuracy, bundle};
 use models::{Granularity, Manifest};
 
 use super::export::{failure, show};
@@ -21,16 +21,8 @@ pub fn write(args: &ExportArgs, out: Option<&Path>) -> Result<(Written, Gate)> {
             args.input
         )));
     }
-    let options = Options {
-        calibrations: calibrations(&args.int8)?,
-        granularities: granularities(&args.int8.granularity)?,
-        max_drop: args.int8.max_drop,
-        force: args.int8.force,
-        ort_lib: args.ort_lib.clone(),
-        ..Options::default()
-    };
     let pictures = pictures(args)?;
-    let (written, gate) = quantize::export(&args.model, out, &pictures, &options).map_err(failure)?;
+    let (written, gate) = quantize::export(&args.model, out, &pictures, &options(args)?).map_err(failure)?;
     if !args.json {
         show(&Report { files: vec![written.clone()], parity: Vec::new() });
         show_gate(&gate);
@@ -39,6 +31,36 @@ pub fn write(args: &ExportArgs, out: Option<&Path>) -> Result<(Written, Gate)> {
         print::note(format!("written by --force and marked in its metadata: {refusal}"));
     }
     Ok((written, gate))
+}
+
+fn options(args: &ExportArgs) -> Result<Options> {
+    Ok(Options {
+        calibrations: calibrations(&args.int8)?,
+        granularities: granularities(&args.int8.granularity)?,
+        max_drop: args.int8.max_drop,
+        force: args.int8.force,
+        ort_lib: args.ort_lib.clone(),
+        ..Options::default()
+    })
+}
+
+/// How the quantized file of a bundle is made: from the pictures that the bundle is measured on, unless --calibrate names
+/// others. None where there are no pictures at all, which is said.
+pub fn of_bundle(args: &ExportArgs, measured: Option<&accuracy::Pictures>) -> Result<Option<bundle::Int8>> {
+    let pictures = match (measured, &args.int8.calibrate) {
+        (_, Some(_)) => pictures(args)?,
+        (Some(measured), None) => {
+            let (manifest, _) = super::eval::load(&args.model)?;
+            Pictures::of(measured, &manifest, counts(args)?).map_err(failure)?
+        }
+        (None, None) => {
+            print::note(
+                "the bundle has no model.int8.onnx: there are no pictures; --calibrate SOURCE names some",
+            );
+            return Ok(None);
+        }
+    };
+    Ok(Some(bundle::Int8 { pictures, options: options(args)? }))
 }
 
 fn calibrations(args: &Int8Args) -> Result<Vec<quantize::Calibration>> {
@@ -61,17 +83,24 @@ fn granularities(name: &str) -> Result<Vec<Granularity>> {
 
 fn pictures(args: &ExportArgs) -> Result<Pictures> {
     let (manifest, _) = super::eval::load(&args.model)?;
-    let counts = [args.int8.calibration_pictures, args.int8.held_out];
-    if counts.contains(&0) {
-        let reason = "--calibration-pictures and --held-out: expected numbers above zero, found 0";
-        return Err(Failure::mendable(reason));
-    }
+    let counts = counts(args)?;
     let asked = args.int8.calibrate.as_deref();
     if asked == Some(PROCEDURAL) {
         let graph = manifest.graph().map_err(Failure::mendable)?;
         return Ok(Pictures::procedural(graph.input_shape(), counts));
     }
     of_dataset(args, asked, &manifest, counts)
+}
+
+fn counts(args: &ExportArgs) -> Result<[usize; 2]> {
+    let counts = [args.int8.calibration_pictures, args.int8.held_out];
+    match counts.contains(&0) {
+        true => {
+            let reason = "--calibration-pictures and --held-out: expected numbers above zero, found 0";
+            Err(Failure::mendable(reason))
+        }
+        false => Ok(counts),
+    }
 }
 
 fn of_dataset(

@@ -1,8 +1,10 @@
 //! What answers for a file: this toolkit's engine, or ONNX Runtime. One way to ask both, for probes, accuracies and
 //! latencies. Which one is asked is said by the caller; none stands in for another.
 
-use engine::{Device, Images, Model, Runtime};
+use engine::{Device, Images, Model, Quantized, Runtime};
 use models::{Manifest, Weights};
+use onnx::ModelProto;
+use onnx::network::{Network, Numbers};
 use onnx::runtime::{Found, OrtOptions, OrtSession};
 
 use crate::Result;
@@ -16,6 +18,8 @@ const BATCH: usize = 64;
 pub enum Answers {
     /// Ours.
     Native(Box<Model>),
+    /// Ours over bytes.
+    NativeInt8(Box<Quantized>),
     /// ONNX Runtime.
     OnnxRuntime(Box<OrtSession>),
 }
@@ -30,6 +34,19 @@ impl Answers {
         Ok(Self::Native(Box::new(Model::new(&manifest.graph_for(weights)?, weights, &runtime)?)))
     }
 
+    /// Our engine on an ONNX file that this toolkit wrote, quantized or not.
+    ///
+    /// # Errors
+    /// [`ExportError::Onnx`](crate::ExportError::Onnx) for a file whose network is not that of its manifest.
+    pub fn native_onnx(bytes: &[u8], threads: usize) -> Result<Self> {
+        let Network { graph, numbers, .. } = onnx::network::read(&ModelProto::read(bytes)?)?;
+        let runtime = Runtime::new(Device::Cpu, threads)?;
+        Ok(match numbers {
+            Numbers::Whole(network) => Self::NativeInt8(Box::new(Quantized::of(&graph, &network, &runtime)?)),
+            Numbers::Real(weights) => Self::Native(Box::new(Model::new(&graph, &weights, &runtime)?)),
+        })
+    }
+
     /// ONNX Runtime on a file's bytes.
     ///
     /// # Errors
@@ -42,7 +59,7 @@ impl Answers {
     /// The engine's name in reports and manifests.
     pub fn engine(&self) -> &'static str {
         match self {
-            Answers::Native(_) => NATIVE,
+            Answers::Native(_) | Answers::NativeInt8(_) => NATIVE,
             Answers::OnnxRuntime(_) => ONNX_RUNTIME,
         }
     }
@@ -54,6 +71,7 @@ impl Answers {
     pub fn call(&mut self, pixels: &[u8]) -> Result<&[f32]> {
         match self {
             Answers::Native(model) => Ok(model.run(Images::U8(pixels))?),
+            Answers::NativeInt8(network) => Ok(network.run(Images::U8(pixels))?),
             Answers::OnnxRuntime(session) => Ok(session.run_pixels(pixels)?),
         }
     }

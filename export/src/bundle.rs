@@ -19,7 +19,9 @@ use serde::Serialize;
 use crate::accuracy::{self, Pictures};
 use crate::answers::Answers;
 use crate::run::{run_name, weights_file};
-use crate::{Encoded, ExportError, Format, Options, Parity, Result, Written, card, encode, latency, parity};
+use crate::{
+    Encoded, ExportError, Format, Options, Parity, Result, Written, card, encode, latency, parity, quantize,
+};
 
 /// Pictures of the probe.
 const PROBE: usize = 8;
@@ -37,6 +39,8 @@ pub struct BundleOptions {
     pub version: String,
     /// The files with a network in them.
     pub forms: Vec<Format>,
+    /// How the quantized file is made; none for a bundle without one.
+    pub int8: Option<Int8>,
     /// Time to measure the latency of each file on each engine in; none for no latency.
     pub latency: Option<Duration>,
     /// How the files are written: `format` and `out` are not looked at.
@@ -50,10 +54,20 @@ impl Default for BundleOptions {
             name: None,
             version: "1".into(),
             forms: vec![Format::Safetensors, Format::Onnx],
+            int8: None,
             latency: Some(Duration::from_secs(1)),
             files: Options::new(Format::Bundle),
         }
     }
+}
+
+/// How a bundle's quantized file is made: pictures to calibrate with and to judge by, and what is allowed.
+#[derive(Clone, Debug)]
+pub struct Int8 {
+    /// The pictures.
+    pub pictures: quantize::Pictures,
+    /// What is tried and allowed.
+    pub options: quantize::Options,
 }
 
 /// A bundle that was written.
@@ -102,6 +116,15 @@ pub fn write(source: &Path, pictures: Option<&Pictures>, options: &BundleOptions
     let name = options.name.clone().unwrap_or_else(|| name_of(&run_name(source)));
     let library = find(options.files.ort_lib.as_deref()).ok();
     let mut forms = forms(&manifest, &weights, &folder, library.as_ref(), options)?;
+    let quantized = quantized(&manifest, &weights, &folder, library.as_ref(), options)?;
+    let refused = match quantized {
+        Some(Ok(form)) => {
+            forms.push(form);
+            Vec::new()
+        }
+        Some(Err(refused)) => vec![refused],
+        None => Vec::new(),
+    };
     let raw = RawBundle {
         bundle: FORMAT,
         name,
@@ -110,7 +133,7 @@ pub fn write(source: &Path, pictures: Option<&Pictures>, options: &BundleOptions
         files: forms.iter().map(|form| listed(form.format, &form.encoded.bytes)).collect(),
         accuracy: accuracy(&manifest, &mut forms, pictures)?,
         latency: latencies(&manifest, &mut forms, options)?,
-        refused: Vec::new(),
+        refused,
         probe: probe(&manifest, &mut forms)?,
         model: manifest,
     };
@@ -161,6 +184,29 @@ fn forms(
     Ok(forms)
 }
 
+/// The quantized file, or why there is none: a gate that refuses it refuses the file and not the bundle.
+fn quantized(
+    manifest: &Manifest,
+    weights: &Weights,
+    folder: &Path,
+    library: Option<&Found>,
+    options: &BundleOptions,
+) -> Result<Option<std::result::Result<Form, Refused>>> {
+    let (Some(int8), format) = (&options.int8, Format::OnnxInt8) else { return Ok(None) };
+    let path = folder.join(format.file());
+    match quantize::quantize(manifest, weights, &path, &int8.pictures, &int8.options) {
+        Ok(quantized) => {
+            let encoded = Encoded { bytes: quantized.bytes, parity: Vec::new() };
+            let engines = engines(manifest, weights, format, &encoded.bytes, library)?;
+            Ok(Some(Ok(Form { format, encoded, engines })))
+        }
+        Err(ExportError::Refused { reasons, .. }) => {
+            Ok(Some(Err(Refused { file: format.file().into(), reason: reasons })))
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// The engines that run a file, each with one thread.
 fn engines(
     manifest: &Manifest,
@@ -175,6 +221,10 @@ fn engines(
             let (manifest, rounded) = models::file::from_bytes(bytes)?;
             Ok(vec![Answers::native(&manifest, &rounded, 1)?])
         }
+        Format::OnnxInt8 => {
+            let native = std::iter::once(Answers::native_onnx(bytes, 1));
+            native.chain(library.map(|library| Answers::onnx_runtime(bytes, library, 1))).collect()
+        }
         _ => library.map(|library| Answers::onnx_runtime(bytes, library, 1)).into_iter().collect(),
     }
 }
@@ -183,23 +233,36 @@ fn listed(format: Format, bytes: &[u8]) -> BundleFile {
     BundleFile::of(format.file(), format.entry().role, bytes)
 }
 
-/// What the float network answers, which every file has to answer within the tolerance of its form.
+/// What each file has to answer: the float network's logits within the tolerance of its form, and of the quantized file
+/// what it answers on our engine, for it is another network.
 fn probe(manifest: &Manifest, forms: &mut [Form]) -> Result<Probe> {
     let mut probe = Probe { kind: Kind::Formula, count: PROBE, answers: Vec::new() };
     let pictures = probe.pictures(&manifest.task);
-    let picture = pictures.len() / PROBE;
-    let float = forms
-        .iter_mut()
-        .find_map(|form| form.engines.first_mut().filter(|_| form.format == Format::Safetensors));
-    let logits = float.map(|float| float.logits(&pictures, picture)).transpose()?.unwrap_or_default();
+    let mut float = Vec::new();
     for form in forms {
-        let tolerance = match form.format {
-            Format::SafetensorsFp16 | Format::OnnxFp16 => parity::HALF_TOLERANCE,
-            _ => parity::TOLERANCE,
+        let own = match (form.format, form.engines.first_mut()) {
+            (Format::Safetensors | Format::OnnxInt8, Some(engine)) => {
+                engine.logits(&pictures, pictures.len() / PROBE)?
+            }
+            _ => Vec::new(),
         };
-        probe.answers.push(Answer::new(form.name(), tolerance, &logits, manifest.labels.len()));
+        let logits = if form.format == Format::OnnxInt8 { &own } else { &float };
+        let logits = if form.format == Format::Safetensors { &own } else { logits };
+        let answer = Answer::new(form.name(), tolerance(form.format), logits, manifest.labels.len());
+        probe.answers.push(answer);
+        if form.format == Format::Safetensors {
+            float = own; // the first of the forms
+        }
     }
     Ok(probe)
+}
+
+fn tolerance(format: Format) -> f32 {
+    match format {
+        Format::SafetensorsFp16 | Format::OnnxFp16 => parity::HALF_TOLERANCE,
+        Format::OnnxInt8 => parity::INT8_TOLERANCE,
+        _ => parity::TOLERANCE,
+    }
 }
 
 /// What the run knows of itself, and what is measured now, which is worth more.

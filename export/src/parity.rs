@@ -20,6 +20,9 @@ pub const PICTURES: usize = 64;
 pub const TOLERANCE: f32 = 1e-4;
 /// The same for a file with weights in half precision, which are rounded by up to 2^-11 of themselves.
 pub const HALF_TOLERANCE: f32 = 1e-2;
+/// The same for a file in int8, between two engines that run it: a map that one rounds up and the other down differs by a
+/// whole step, and so do the maps after it.
+pub const INT8_TOLERANCE: f32 = 0.1;
 /// Name of this toolkit's engine in reports.
 pub const NATIVE: &str = "native";
 /// Name of ONNX Runtime in reports.

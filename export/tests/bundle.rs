@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use data::{Dataset, OpenOptions};
 use export::accuracy::Pictures;
-use export::bundle::{BundleOptions, BundleReport, CARD, write};
+use export::bundle::{BundleOptions, BundleReport, CARD, Int8, write};
+use export::quantize;
 use export::verify::{Check, Outcome, Verification, VerifyOptions, verify};
 use export::{ExportError, Format, Options};
 use models::bundle::{Bundle, MANIFEST};
@@ -86,7 +87,7 @@ fn a_bundle_is_whole_and_verified_by_every_engine() {
     let verification = verified(&report.folder, Some(&pictures()));
     assert!(verification.passed(), "{:#?}", failures(&verification));
     let count = |name| verification.checks.iter().filter(|check| check.check == name).count();
-    assert_eq!((count("hash"), count("metadata"), count("probe"), count("accuracy")), (5, 4, 4, 8));
+    assert_eq!((count("hash"), count("metadata"), count("probe"), count("accuracy")), (5, 4, 5, 8));
     assert_eq!(fs::read_dir(report.folder.parent().unwrap()).unwrap().count(), 2, "nothing is left beside");
 }
 
@@ -178,6 +179,46 @@ fn an_onnx_file_alone_and_one_that_takes_pixels_are_verified() {
     assert!(alone.passed(), "{alone:#?}");
     assert_eq!(alone.checks.iter().map(|check| check.check).collect::<Vec<_>>(), ["metadata", "probe"]);
     assert!(verified(&report.folder.join("model.safetensors"), None).passed());
+}
+
+fn int8(max_drop: f64) -> Option<Int8> {
+    let pictures = quantize::Pictures::of(&pictures(), &network().0, [16, 20]).unwrap();
+    let tried = quantize::Options {
+        calibrations: vec!["minmax".parse().unwrap()],
+        granularities: vec![models::Granularity::PerChannel],
+        max_drop,
+        force: max_drop > 0.0, // on this machine, at this moment, it may be slower
+        samples: 3,
+        ..quantize::Options::default()
+    };
+    Some(Int8 { pictures, options: tried })
+}
+
+#[test]
+fn a_quantized_file_is_in_the_bundle_and_verified_on_both_engines() {
+    let folder = tempfile::tempdir().unwrap();
+    let report = written(folder.path(), &BundleOptions { int8: int8(100.0), ..options() });
+    let rows: Vec<_> = report.accuracy.iter().filter(|row| row.file == "model.int8.onnx").collect();
+    let engines: Vec<&str> = rows.iter().map(|row| row.engine.as_str()).collect();
+    assert_eq!(engines, ["native", "native", "onnxruntime", "onnxruntime"]);
+    assert!(rows.iter().all(|row| row.agreement.is_some()), "{rows:?}");
+    let verification = verified(&report.folder, Some(&pictures()));
+    assert!(verification.passed(), "{:#?}", failures(&verification));
+    let asked = |check: &&Check| check.check == "probe" && check.of.starts_with("model.int8.onnx on ");
+    assert_eq!(verification.checks.iter().filter(asked).count(), 2);
+    assert!(verified(&report.folder.join("model.int8.onnx"), None).passed(), "also alone");
+}
+
+#[test]
+fn a_quantized_file_that_the_gate_refuses_leaves_the_bundle_without_it_and_that_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let report = written(folder.path(), &BundleOptions { int8: int8(-100.0), ..options() });
+    assert_eq!(report.refused[0].file, "model.int8.onnx");
+    let bundle = Bundle::open(&report.folder).unwrap();
+    assert!(bundle.refused == report.refused && !bundle.folder().join("model.int8.onnx").exists());
+    let card = fs::read_to_string(report.folder.join(CARD)).unwrap();
+    assert!(card.contains("`model.int8.onnx` is not here: "), "{card}");
+    assert!(verified(&report.folder, None).passed());
 }
 
 /// What a tamperer may do to a bundle: change a file, and the manifest with it.
