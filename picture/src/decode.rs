@@ -78,7 +78,7 @@ pub fn decode_with(bytes: &[u8], limits: Limits) -> Result<Picture> {
 pub fn probe(bytes: &[u8]) -> Result<Info> {
     let format = recognize(bytes)?;
     guarded(format, || {
-        let mut decoder = decoder(format, bytes)?;
+        let mut decoder = decoder(format, bytes, Limits::default())?;
         let (width, height) = decoder.dimensions();
         let turned = swaps_sides(orientation(&mut decoder));
         let (width, height) = if turned { (height, width) } else { (width, height) };
@@ -130,10 +130,27 @@ fn name(format: ImageFormat) -> &'static str {
     }
 }
 
-fn decoder(format: ImageFormat, bytes: &[u8]) -> Result<impl ImageDecoder + '_> {
+/// Bytes that a PNG may need besides its pixels, for a row of them or a color profile: a packed one may become a
+/// thousand times as large.
+const PNG_EXTRAS: u64 = 64 << 20;
+/// Bytes that a decoder needs for a pixel at most: four channels of 16 bits.
+const LARGEST_PIXEL: u64 = 8;
+
+/// What a decoder may allocate besides the picture, whose size is checked on its own before it is decoded. The library's
+/// default would refuse large pictures.
+fn allowed(format: ImageFormat, limits: Limits) -> image::Limits {
+    let mut allowed = image::Limits::no_limits();
+    allowed.max_alloc = Some(match format {
+        ImageFormat::Png => PNG_EXTRAS,
+        // A frame of a GIF may be larger than the picture that it is a part of.
+        _ => limits.max_pixels.saturating_mul(LARGEST_PIXEL),
+    });
+    allowed
+}
+
+fn decoder(format: ImageFormat, bytes: &[u8], limits: Limits) -> Result<impl ImageDecoder + '_> {
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    // Our own limit is in pixels and checked before decoding; the library's default would refuse large pictures.
-    reader.no_limits();
+    reader.limits(allowed(format, limits));
     reader.into_decoder().map_err(|error| explain(format, bytes, error))
 }
 
@@ -148,7 +165,7 @@ fn swaps_sides(orientation: Orientation) -> bool {
 }
 
 fn decode_as(format: ImageFormat, bytes: &[u8], limits: Limits) -> Result<Picture> {
-    let mut decoder = decoder(format, bytes)?;
+    let mut decoder = decoder(format, bytes, limits)?;
     let (width, height) = decoder.dimensions();
     if u64::from(width) * u64::from(height) > limits.max_pixels {
         return Err(PictureError::TooLarge { width, height, limit: limits.max_pixels });
@@ -234,6 +251,60 @@ mod tests {
         assert!(
             decode(b"II*\0\x08\0\0\0").unwrap_err().to_string().starts_with("TIFF pictures are not read")
         );
+    }
+
+    fn chunk(kind: &[u8], data: &[u8]) -> Vec<u8> {
+        let step = |sum: u32| if sum & 1 == 1 { sum >> 1 ^ 0xEDB8_8320 } else { sum >> 1 };
+        let named = [kind, data].concat();
+        let sum =
+            !named.iter().fold(!0u32, |sum, &byte| (0..8).fold(sum ^ u32::from(byte), |sum, _| step(sum)));
+        [&(data.len() as u32).to_be_bytes()[..], &named, &sum.to_be_bytes()].concat()
+    }
+
+    /// `runs` times 258 zeros as a zlib stream: a block of fixed codes, where a run takes 13 bits.
+    fn packed_zeros(runs: usize) -> Vec<u8> {
+        let literal = [false, false, true, true, false, false, false, false];
+        let run = [true, true, false, false, false, true, false, true, false, false, false, false, false];
+        let mut bits = vec![true, true, false];
+        bits.extend(literal);
+        bits.extend(run.iter().cycle().take(13 * runs));
+        bits.extend([false; 7]);
+        let packed =
+            bits.chunks(8).map(|byte| byte.iter().rev().fold(0, |sum, &bit| sum << 1 | u8::from(bit)));
+        // Adler-32 of 1 + 258 * runs zeros.
+        let adler = ((1 + 258 * runs as u32) % 65521) << 16 | 1;
+        [0x78, 0x9c].into_iter().chain(packed).chain(adler.to_be_bytes()).collect()
+    }
+
+    /// A gray pixel with a color profile of so many zeros.
+    fn png_with_profile(runs: usize) -> Vec<u8> {
+        let header = [0, 0, 0, 1, 0, 0, 0, 1, 8, 0, 0, 0, 0];
+        let profile = [b"profile\0\0", &packed_zeros(runs)[..]].concat();
+        let pixel = [0x78, 0x01, 1, 2, 0, 0xfd, 0xff, 0, 7, 0, 9, 0, 8];
+        let chunks =
+            [chunk(b"IHDR", &header), chunk(b"iCCP", &profile), chunk(b"IDAT", &pixel), chunk(b"IEND", &[])];
+        [&b"\x89PNG\r\n\x1a\n"[..], &chunks.concat()].concat()
+    }
+
+    #[test]
+    fn a_png_whose_packed_profile_is_a_bomb_is_not_unpacked() {
+        let profile = |runs| {
+            let bytes = png_with_profile(runs);
+            assert_eq!(decode(&bytes).unwrap().pixels, [7], "the picture itself is whole");
+            decoder(ImageFormat::Png, &bytes, Limits::default()).unwrap().icc_profile().unwrap()
+        };
+        assert_eq!(profile(100).map(|profile| profile.len()), Some(1 + 25_800), "a small one is");
+        assert_eq!(profile(PNG_EXTRAS as usize / 258 + 1), None);
+    }
+
+    #[test]
+    fn a_gif_whose_frame_is_larger_than_its_picture_is_refused_before_it_is_decoded() {
+        // A screen of 1x1, a frame of 65535x65535: 17 GB for 40 bytes.
+        let mut bytes = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff".to_vec();
+        bytes.extend(b",\0\0\0\0\xff\xff\xff\xff\0\x02\x02\x44\x01\0;");
+        let error = decode(&bytes).unwrap_err();
+        assert!(matches!(error, PictureError::Broken { format: "GIF", .. }), "{error}");
+        assert!(error.to_string().contains("emory"), "{error}");
     }
 
     #[test]

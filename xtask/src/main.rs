@@ -6,6 +6,7 @@ mod clients;
 mod onnxruntime;
 mod peers;
 mod python;
+mod soak;
 mod test;
 
 use std::path::{Path, PathBuf};
@@ -31,6 +32,11 @@ const CHORES: &[Chore] = &[
         name: "peers",
         summary: "measure against PyTorch (training), ONNX Runtime (inference) and others, paired",
         run: peers::run,
+    },
+    Chore {
+        name: "soak",
+        summary: "drive the server with mixed load and reloads, check each answer, watch its memory",
+        run: soak::run,
     },
 ];
 
@@ -61,6 +67,16 @@ fn root() -> &'static Path {
 /// Where fetched tools are kept; ignored by git.
 fn tools() -> PathBuf {
     root().join(".tools")
+}
+
+/// What cargo is called.
+fn cargo() -> String {
+    std::env::var("CARGO").unwrap_or_else(|_| "cargo".into())
+}
+
+/// Where cargo builds.
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into)
 }
 
 /// Runs a command to its end; an error names it.

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use super::case::{Case, Kind, Weights};
-use crate::{Result, root, run, tools};
+use crate::{Result, cargo, root, run, target, tools};
 
 /// The programs that are our side, as packages and their examples.
 const EXAMPLES: &[(&str, &str)] =
@@ -20,16 +20,6 @@ pub fn build() -> Result {
         build.args(["--package", package, "--example", example]);
     }
     run(&mut build)
-}
-
-/// What cargo is called.
-pub fn cargo() -> String {
-    std::env::var("CARGO").unwrap_or_else(|_| "cargo".into())
-}
-
-/// Where cargo builds.
-pub fn target() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into)
 }
 
 fn program(example: &str) -> PathBuf {

@@ -5,9 +5,8 @@ use std::process::Command;
 
 use super::case::{Case, Kind, Weights};
 use super::median;
-use super::ours::{cargo, target};
 use super::process::Process;
-use crate::{Result, root, run};
+use crate::{Result, cargo, root, run, target};
 
 /// What PyTorch is asked for; the fastest of them is the peer.
 const MODES: &[&str] = &["eager", "channels_last", "compile"];

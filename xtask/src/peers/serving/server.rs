@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::super::ours::{cargo, target};
-use crate::{Result, onnxruntime, root, run, tools};
+use crate::{Result, cargo, onnxruntime, root, run, target, tools};
 
 /// How long a server may take until it answers.
 const PATIENCE: Duration = Duration::from_secs(60);
