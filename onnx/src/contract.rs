@@ -9,6 +9,7 @@
 //! | `distill.manifest` | JSON: the manifest of the network that was exported |
 //! | `distill.weights_sha256` | SHA-256 of the weights that were exported, in hexadecimal |
 //! | `distill.producer` | name and version of the writer |
+//! | `distill.quantization` | in int8 files alone, JSON: how the file was quantized, what its gate measured, and under `refusals` what spoke against a file that was written by force |
 //!
 //! There are two inputs: `float32`, `NCHW`, `[0, 1]`, and `uint8`, `NHWC`, `[0, 255]`. A file without `type` has the first.
 //!
