@@ -100,6 +100,19 @@ struct Probe {
     answer: Answer,
 }
 
+/// What rounding the weights to bf16, 8 bits of precision, may move a logit, per unit of the largest.
+const BF16_TOLERANCE: f32 = 5e-2;
+
+impl Probe {
+    /// The same for weights that are rounded when they are loaded.
+    fn for_weights(mut self, weights: WeightFormat) -> Self {
+        if weights == WeightFormat::Bf16 {
+            self.answer.tolerance = self.answer.tolerance.max(BF16_TOLERANCE);
+        }
+        self
+    }
+}
+
 impl std::fmt::Debug for Served {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Served").field(&self.card).finish()
@@ -254,10 +267,9 @@ impl Served {
     fn open_file(path: &Path, options: &LoadOptions) -> Result<Self> {
         let is_onnx = path.extension().is_some_and(|extension| extension == "onnx");
         let served = if is_onnx { Self::open_onnx(path, options)? } else { Self::open_run(path, options)? };
-        // Other weights give other answers.
-        let exact = options.weights == WeightFormat::F32;
-        let probe = if path.is_file() && exact { probe_of(path)? } else { None };
-        Ok(Self { probe: probe.map(Arc::new), ..served })
+        let probe = if path.is_file() { probe_of(path)? } else { None };
+        let probe = probe.map(|probe| Arc::new(probe.for_weights(options.weights)));
+        Ok(Self { probe, ..served })
     }
 
     fn open_run(path: &Path, options: &LoadOptions) -> Result<Self> {
@@ -410,8 +422,17 @@ fn card_of(path: &Path, model: &ModelProto) -> Result<Described> {
     Ok((card, manifest.and_then(|manifest| manifest.graph().ok())))
 }
 
-/// Name of a run or file: its last component, of a `model.*` in a run's folder the folder's.
+/// Name of a bundle: what its manifest says; of a run or file: its last component, of a `model.*` in a run's folder the
+/// folder's.
 pub(crate) fn name_of(path: &Path) -> String {
+    match Bundle::open(path) {
+        Ok(bundle) => bundle.name.clone(),
+        // What is wrong with it is said when it is opened to be served.
+        Err(_) => name_of_path(path),
+    }
+}
+
+fn name_of_path(path: &Path) -> String {
     let full = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     let stem = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
     let own = if full.is_dir() {

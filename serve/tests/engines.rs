@@ -149,6 +149,19 @@ fn a_quantized_file_is_answered_alike_by_both_engines() {
 }
 
 #[test]
+fn a_quantized_file_takes_values_as_well_as_pixels() {
+    let run = run();
+    let path = quantized(&run);
+    let mut engine = Served::open(&path, &LoadOptions::default()).unwrap().engine().unwrap();
+    let pixels = pixels(20);
+    let values: Vec<f32> = pixels.iter().map(|&pixel| f32::from(pixel) / 255.0).collect();
+    let expected = engine.run(&pixels).unwrap().to_vec();
+    let found = engine.run_values(&values).unwrap();
+    // A pixel's byte comes from a table, a value's by arithmetic: one may round otherwise.
+    assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 0.02), "{found:?} {expected:?}");
+}
+
+#[test]
 fn weights_in_half_are_for_float_networks() {
     let run = run();
     let bf16 = "bf16".parse().unwrap();

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak, mpsc};
 use std::time::Duration;
 
+use engine::WeightFormat;
 use fixture::wire::*;
 use fixture::*;
 use models::{Fit, Manifest, Task, formula};
@@ -309,11 +310,17 @@ fn a_bundle_that_does_not_answer_as_it_says_is_refused() {
         std::fs::write(folder.path().join("manifest.json"), serde_json::to_vec(&bundle).unwrap()).unwrap();
     };
     write(&logits);
-    let proved = Served::open(folder.path(), &LoadOptions::default()).unwrap().prove();
-    assert!(proved.is_ok(), "{proved:?}");
-    write(&[logits[0], logits[1], logits[2] + 1.0]);
-    let error = Served::open(folder.path(), &LoadOptions::default()).unwrap().prove().unwrap_err();
-    assert!(error.to_string().contains("expected the bundle's answers to its probe"), "{error}");
+    for weights in [WeightFormat::F32, WeightFormat::Bf16] {
+        let open =
+            || Served::open(folder.path(), &LoadOptions { weights, ..LoadOptions::default() }).unwrap();
+        write(&logits);
+        assert_eq!(open().card().name, "cats");
+        let proved = open().prove();
+        assert!(proved.is_ok(), "{weights:?}: {proved:?}");
+        write(&[logits[0], logits[1], logits[2] + 1.0]);
+        let error = open().prove().unwrap_err();
+        assert!(error.to_string().contains("expected the bundle's answers to its probe"), "{error}");
+    }
 }
 
 #[test]

@@ -13,4 +13,8 @@ impl Engine for NativeInt8 {
     fn run(&mut self, images: &[u8]) -> Result<&[f32]> {
         Ok(self.0.run(Images::U8(images))?)
     }
+
+    fn run_values(&mut self, values: &[f32]) -> Result<&[f32]> {
+        Ok(self.0.run(Images::F32(values))?)
+    }
 }
