@@ -143,6 +143,9 @@ impl Checkpoint {
             return Err(TrainError::malformed(path, reason));
         }
         let tensors = SafeTensors::deserialize(bytes).map_err(|error| wrong(&error))?;
+        if let Some((name, view)) = tensors.iter().find(|(_, view)| view.dtype() != Dtype::F32) {
+            return Err(wrong(&format!("expected `{name}` in F32, found {:?}", view.dtype())));
+        }
         let group = |prefix: &str| group(&tensors, prefix);
         Ok(Self {
             position,
@@ -194,6 +197,16 @@ mod tests {
         let path = folder.path().join("last.ckpt");
         checkpoint().write(&path).unwrap();
         assert_eq!(Checkpoint::read(&path).unwrap(), checkpoint());
+    }
+
+    #[test]
+    fn a_checkpoint_with_doubles_is_refused() {
+        let state = serde_json::to_string(&Position::start(9)).unwrap();
+        let metadata = HashMap::from([("state".to_string(), state)]);
+        let doubles = TensorView::new(Dtype::F64, vec![2], &[0; 16]).unwrap();
+        let bytes = safetensors::serialize([("student/fc.bias", doubles)], Some(metadata)).unwrap();
+        let error = Checkpoint::from_bytes(Path::new("last.ckpt"), &bytes).unwrap_err().to_string();
+        assert!(error.contains("expected `student/fc.bias` in F32, found F64"), "{error}");
     }
 
     #[test]

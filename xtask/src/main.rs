@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod clients;
+mod fuzz;
 mod onnxruntime;
 mod peers;
 mod python;
@@ -33,6 +34,7 @@ const CHORES: &[Chore] = &[
         summary: "measure against PyTorch (training), ONNX Runtime (inference) and others, paired",
         run: peers::run,
     },
+    Chore { name: "fuzz", summary: "fuzz every parser that takes outside bytes", run: fuzz::run },
     Chore {
         name: "soak",
         summary: "drive the server with mixed load and reloads, check each answer, watch its memory",

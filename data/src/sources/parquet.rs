@@ -18,7 +18,10 @@ use parquet::{
     column::reader::{ColumnReader, ColumnReaderImpl},
     data_type::{ByteArray, DataType},
     errors::ParquetError,
-    file::reader::{ChunkReader, FileReader, RowGroupReader, SerializedFileReader},
+    file::{
+        metadata::ParquetMetaData,
+        reader::{ChunkReader, FileReader, RowGroupReader, SerializedFileReader},
+    },
     schema::types::ColumnDescriptor,
 };
 use serde_json::Value;
@@ -160,7 +163,9 @@ fn damaged(path: &Path, found: impl std::fmt::Display) -> DataError {
 }
 
 fn read_open(path: &Path, file: impl ChunkReader + 'static, unlabeled: bool) -> Result<Rows> {
+    let length = file.len();
     let reader = SerializedFileReader::new(file).map_err(|error| damaged(path, error))?;
+    check_extent(path, reader.metadata(), length)?;
     let columns = reader.metadata().file_metadata().schema_descr_ptr();
     let picture =
         picture_column(columns.columns()).ok_or_else(|| no_column(path, columns.columns(), "picture"))?;
@@ -179,6 +184,27 @@ fn read_open(path: &Path, file: impl ChunkReader + 'static, unlabeled: bool) -> 
         metadata.and_then(|pairs| pairs.iter().find(|pair| pair.key == "huggingface")?.value.as_deref());
     let classes = label_name.zip(hub).map(|(label, hub)| class_names(hub, &label)).unwrap_or_default();
     Ok(Rows { classes, items })
+}
+
+/// Refuses metadata that promise more than the file can hold: the library takes memory for what is promised.
+fn check_extent(path: &Path, metadata: &ParquetMetaData, length: u64) -> Result<()> {
+    for group in metadata.row_groups() {
+        // A picture takes a byte at least.
+        if u64::try_from(group.num_rows()).map_or(true, |rows| rows > length) {
+            return Err(damaged(path, format!("{} rows in a file of {length} bytes", group.num_rows())));
+        }
+        for column in group.columns() {
+            let (start, bytes) = column.byte_range();
+            if start.checked_add(bytes).is_none_or(|end| end > length) {
+                let name = column.column_path().string();
+                return Err(damaged(
+                    path,
+                    format!("column {name} that ends beyond the file's {length} bytes"),
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn no_column(path: &Path, columns: &[std::sync::Arc<ColumnDescriptor>], what: &str) -> DataError {
@@ -352,5 +378,15 @@ mod tests {
         assert_eq!(class_names(metadata, "label"), ["cat", "dog"]);
         assert!(class_names(metadata, "other").is_empty());
         assert!(class_names("not json", "label").is_empty());
+    }
+
+    #[test]
+    fn metadata_that_promise_more_than_the_file_holds_are_refused() {
+        let bytes = include_bytes!("../../tests/fixtures/plain.parquet");
+        let reader = SerializedFileReader::new(Bytes::from_static(bytes)).unwrap();
+        let check = |length| check_extent(Path::new("a.parquet"), reader.metadata(), length);
+        assert!(check(bytes.len() as u64).is_ok());
+        assert!(check(100).unwrap_err().to_string().contains("ends beyond the file's 100 bytes"));
+        assert!(check(7).unwrap_err().to_string().contains("8 rows in a file of 7 bytes"));
     }
 }

@@ -1,0 +1,4 @@
+//! Fuzzer of the parser `bundle`.
+#![no_main]
+
+fuzz::fuzzer!(read_bundle);

@@ -1,0 +1,4 @@
+//! Fuzzer of the parser `checkpoint`.
+#![no_main]
+
+fuzz::fuzzer!(read_checkpoint);

@@ -1,0 +1,4 @@
+//! Fuzzer of the parser `cifar`.
+#![no_main]
+
+fuzz::fuzzer!(read_cifar);

@@ -1,0 +1,4 @@
+//! Fuzzer of the parser `ferplus`.
+#![no_main]
+
+fuzz::fuzzer!(read_ferplus);

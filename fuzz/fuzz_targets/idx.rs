@@ -1,0 +1,4 @@
+//! Fuzzer of the parser `idx`.
+#![no_main]
+
+fuzz::fuzzer!(read_idx);

@@ -1,0 +1,4 @@
+//! Fuzzer of the parser `oip_body`.
+#![no_main]
+
+fuzz::fuzzer!(read_oip_body);

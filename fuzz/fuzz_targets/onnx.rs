@@ -1,0 +1,4 @@
+//! Fuzzer of the parser `onnx`.
+#![no_main]
+
+fuzz::fuzzer!(read_onnx);

@@ -1,0 +1,4 @@
+//! Fuzzer of the parser `stl10`.
+#![no_main]
+
+fuzz::fuzzer!(read_stl10);
