@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use crate::events::Event;
 use crate::http::{Shared, reload_access};
+use crate::repository::NotReloaded;
 use crate::{Result, ServeError};
 
 /// Files of a model's folder that matter.
@@ -18,13 +19,13 @@ const OF_A_MODEL: [&str; 3] = ["safetensors", "onnx", "json"];
 /// Ends the looking when dropped.
 pub(crate) struct Watching(#[allow(dead_code)] Sender<()>);
 
-/// Begins to look, if the options say so.
+/// Begins to look, if the options say so. What counts as changed is what changes from here on: call it before the models
+/// are loaded, or a file that changes meanwhile is missed.
 pub(crate) fn start(app: &Shared) -> Result<Option<Watching>> {
     let Some(pause) = app.options.watch else { return Ok(None) };
     let (sender, ended) = channel::<()>();
-    let app = app.clone();
+    let (app, mut watched) = (app.clone(), watched(app));
     let watch = move || {
-        let mut watched = watched(&app);
         while ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
             watched.iter_mut().for_each(|watched| watched.look(&app));
         }
@@ -69,22 +70,26 @@ impl Watched {
         let now = seen(&self.paths);
         let settled = now == self.last;
         self.last = now;
-        if settled && self.last != self.known {
+        if settled && self.last != self.known && self.load(app) {
             self.known = self.last.clone();
-            self.load(app);
         }
     }
 
-    fn load(&self, app: &Shared) {
+    /// Whether it had its turn; if not, the next look tries again.
+    fn load(&self, app: &Shared) -> bool {
         match self.what {
             // The model tells of its failures itself.
-            What::Model(index) => drop(app.models.models()[index].refresh(&app.options, &app.sinks)),
+            What::Model(index) => {
+                let refreshed = app.models.models()[index].refresh(&app.options, &app.sinks);
+                return refreshed != Err(NotReloaded::Busy);
+            }
             What::Access => {
                 if let Err(error) = reload_access(app) {
                     app.sinks.tell(&Event::Warning(format!("{error}; what was read before goes on")));
                 }
             }
         }
+        true
     }
 }
 

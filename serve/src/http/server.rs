@@ -21,6 +21,7 @@ use super::observe::Peer;
 use super::pulse::{Phase, Pulse, Pulsed};
 use super::{Life, Setup, Shared, router};
 use crate::events::Event;
+use crate::watching::Watching;
 use crate::{Options, Result, ServeError, Served, Source, watching};
 
 /// Connections that are being told that there are too many, at most; more are closed without a word.
@@ -71,6 +72,7 @@ pub enum Ended {
 pub struct Bound {
     listener: TcpListener,
     app: Shared,
+    watching: Option<Watching>,
     info: StartInfo,
 }
 
@@ -90,9 +92,10 @@ impl Setup {
     pub async fn bind(self, address: SocketAddr) -> Result<Bound> {
         let app = self.app()?;
         let (listener, address) = listen(address).await?;
+        let watching = watching::start(&app)?;
         app.load()?;
         let info = StartInfo::of(&app, address)?;
-        Ok(Bound { listener, app, info })
+        Ok(Bound { listener, app, watching, info })
     }
 
     /// Serves until the process is told to stop (Ctrl-C, SIGTERM), and stops at once if it is told again. It listens
@@ -106,6 +109,7 @@ impl Setup {
             let app = self.app()?;
             let (listener, address) = listen(address).await?;
             let (stop, stopped) = watch::channel(false);
+            let _watching = watching::start(&app)?;
             let mut running = tokio::spawn(run_listener(listener, app.clone(), heard(stopped)));
             let broke = |error: tokio::task::JoinError| ServeError::io("serve")(error.into());
             tokio::select! {
@@ -204,6 +208,7 @@ impl Bound {
     /// # Errors
     /// If the socket fails.
     pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<Ended> {
+        let _watching = self.watching;
         run_listener(self.listener, self.app, stop).await
     }
 }
@@ -213,7 +218,6 @@ async fn run_listener(
     app: Shared,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<Ended> {
-    let _watching = watching::start(&app)?;
     let (drain, draining) = watch::channel(false);
     let door = Arc::new(Door {
         router: router(app.clone()),
