@@ -277,17 +277,20 @@ fn inference(asks: &mut Asks<'_>, pictures: &[&Known]) -> Result {
     asks.answered(&ask, "oip", pictures)
 }
 
+/// A kind of refused request: its path, headers and body, and the status codes that are right.
+type Refusal<'a> = (&'a str, &'a str, Value, &'a [u8], &'a [u16]);
+
 /// What a stranger sends by mistake or by intent, and what has to be said to it.
 fn bad(asks: &mut Asks<'_>, pictures: &[Known]) -> Result {
     let (png, jpeg) = (&pictures[0].bytes, &pictures[1].bytes);
     let mut bomb = png.clone();
     bomb[16..24].copy_from_slice(&[0, 1, 0x86, 0xa0, 0, 1, 0x86, 0xa0]); // 100000 by 100000 pixels
-    let crowd = multipart(&vec![&pictures[0]; 17]);
+    let crowd = multipart(&[&pictures[0]; 17]);
     let image = || typed("image/png");
     let text = || typed("application/json");
     let form = || typed("multipart/form-data; boundary=B");
     let cut_form = &multipart(&[&pictures[0]])[..60];
-    let cases: &[(&str, &str, Value, &[u8], &[u16])] = &[
+    let cases: &[Refusal<'_>] = &[
         ("half a png", CLASSIFY, image(), &png[..png.len() / 2], &[422]),
         ("half a jpeg", CLASSIFY, image(), &jpeg[..jpeg.len() / 2], &[422]),
         ("no picture", CLASSIFY, image(), b"<html>not found</html>", &[415]),
