@@ -1,7 +1,7 @@
 //! A float network to a static QDQ file in int8, through a gate: several ways to quantize are tried, the best one on
 //! held-out pictures is kept, and a file that loses accuracy or time is not written.
 //!
-//! [`calibration`] turns what maps hold on calibration pictures into ranges; [`measure`] asks engines how well and how
+//! [`calibration`] turns what maps hold on calibration pictures into ranges; `measure` asks engines how well and how
 //! fast they answer; [`gate`] decides. Pictures come from [`pictures`], where calibration, held-out and test pictures are
 //! kept apart. Never here: weights of a layer as bytes (the engine's observer makes those), or a file's layout.
 

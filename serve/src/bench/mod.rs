@@ -2,7 +2,7 @@
 //! process, every stage from the bytes of a picture file, servers under load, and the ratio to a reference network of
 //! the same input, all by turns in the same run.
 //!
-//! [`bench`] measures; a [`BenchReport`] says what was measured, on what, and for how long, and becomes a table, a page,
+//! [`bench()`] measures; a [`BenchReport`] says what was measured, on what, and for how long, and becomes a table, a page,
 //! Markdown or JSON. What it cannot measure it says: a row without its file or engine, a percentile of too few samples,
 //! a machine that was busy, a rate that was not held, energy that nobody counts.
 //!
