@@ -15,7 +15,8 @@ use std::{
 use bytes::Bytes;
 use parquet::{
     basic::{LogicalType, Type},
-    column::reader::{ColumnReader, ColumnReaderImpl},
+    column::page::{Page, PageMetadata, PageReader},
+    column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader},
     data_type::{ByteArray, DataType},
     errors::ParquetError,
     file::{
@@ -270,7 +271,10 @@ fn read_group(
     items: &mut Vec<Item>,
 ) -> Result<()> {
     let rows = group.metadata().num_rows().max(0) as usize;
-    let column = |index| group.get_column_reader(index);
+    let column = |index| -> Result<ColumnReader, ParquetError> {
+        let pages = Bounded { pages: group.get_column_page_reader(index)?, rows };
+        Ok(get_column_reader(group.metadata().column(index).column_descr_ptr(), Box::new(pages)))
+    };
     let pictures =
         column(picture).and_then(|reader| bytes(reader, rows)).map_err(|error| damaged(path, error))?;
     let labels = match label {
@@ -292,6 +296,52 @@ fn read_group(
         items.push(Item { label: checked_label(path, items.len(), label)?, name, content });
     }
     Ok(())
+}
+
+/// Pages that hold what they promise: memory is taken for as many values as a page's head names, before any is read.
+struct Bounded {
+    pages: Box<dyn PageReader>,
+    rows: usize,
+}
+
+impl Bounded {
+    fn check(&self, page: &Page) -> Result<(), ParquetError> {
+        // A value of a dictionary takes a byte at least; columns that are read do not repeat, so no page outnumbers the rows.
+        let most = match page {
+            Page::DictionaryPage { buf, .. } => buf.len(),
+            Page::DataPage { .. } | Page::DataPageV2 { .. } => self.rows,
+        };
+        match page.num_values() as usize {
+            found if found > most => {
+                Err(ParquetError::General(format!("a page of {found} values where {most} have room")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Iterator for Bounded {
+    type Item = Result<Page, ParquetError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.get_next_page().transpose()
+    }
+}
+
+impl PageReader for Bounded {
+    fn get_next_page(&mut self) -> Result<Option<Page>, ParquetError> {
+        let page = self.pages.get_next_page()?;
+        page.as_ref().map_or(Ok(()), |page| self.check(page))?;
+        Ok(page)
+    }
+
+    fn peek_next_page(&mut self) -> Result<Option<PageMetadata>, ParquetError> {
+        self.pages.peek_next_page()
+    }
+
+    fn skip_next_page(&mut self) -> Result<(), ParquetError> {
+        self.pages.skip_next_page()
+    }
 }
 
 /// A class; -1, as the `datasets` library has it, and null are none.
@@ -359,6 +409,8 @@ fn class_names(metadata: &str, label: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use parquet::basic::Encoding;
+
     use super::*;
 
     #[test]
@@ -378,6 +430,23 @@ mod tests {
         assert_eq!(class_names(metadata, "label"), ["cat", "dog"]);
         assert!(class_names(metadata, "other").is_empty());
         assert!(class_names("not json", "label").is_empty());
+    }
+
+    #[test]
+    fn pages_that_promise_more_values_than_they_hold_are_refused() {
+        let bytes = include_bytes!("../../tests/fixtures/plain.parquet");
+        let file = SerializedFileReader::new(Bytes::from_static(bytes)).unwrap();
+        let group = file.get_row_group(0).unwrap();
+        let bounded = Bounded { pages: group.get_column_page_reader(0).unwrap(), rows: 8 };
+        let dictionary = |num_values| Page::DictionaryPage {
+            buf: Bytes::from_static(b"12345678"),
+            num_values,
+            encoding: Encoding::PLAIN,
+            is_sorted: false,
+        };
+        assert!(bounded.check(&dictionary(8)).is_ok());
+        let error = bounded.check(&dictionary(u32::MAX)).unwrap_err().to_string();
+        assert!(error.contains("4294967295 values where 8 have room"), "{error}");
     }
 
     #[test]
