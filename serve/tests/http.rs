@@ -311,6 +311,8 @@ async fn what_is_past_its_deadline_is_a_504_and_never_run() {
     let hung_up = ask(None);
     tokio::time::sleep(Duration::from_millis(50)).await;
     hung_up.abort();
+    // It is gone once it says so.
+    assert!(hung_up.await.is_err_and(|error| error.is_cancelled()));
     let last = ask(None);
     for _ in 0..2 {
         open.send(()).unwrap();
