@@ -71,20 +71,21 @@ const LAYERS: &[Layer] = &[
     ("224px 1x1 672->112 14px", 14, 672, 112, 1, 1, false),
 ];
 
-/// Name and side of the pictures.
-const NETWORKS: &[(&str, usize)] = &[
-    ("small-cnn-3", 32),
-    ("resnet18", 32),
-    ("mobilenet-v3-small", 32),
-    ("mobilenet-v3-large", 32),
-    ("efficientnet-b0", 32),
-    ("wrn-28-2", 32),
-    ("small-cnn-3", 48),
-    ("resnet18", 224),
-    ("resnet50", 224),
-    ("mobilenet-v3-small", 224),
-    ("mobilenet-v3-large", 224),
-    ("efficientnet-b0", 224),
+/// Name, channels and side of the pictures.
+const NETWORKS: &[(&str, usize, usize)] = &[
+    ("small-cnn-3", 3, 32),
+    ("resnet18", 3, 32),
+    ("mobilenet-v3-small", 3, 32),
+    ("mobilenet-v3-large", 3, 32),
+    ("efficientnet-b0", 3, 32),
+    ("wrn-28-2", 3, 32),
+    ("small-cnn-3", 1, 48),
+    ("resnet18", 3, 48),
+    ("resnet18", 3, 224),
+    ("resnet50", 3, 224),
+    ("mobilenet-v3-small", 3, 224),
+    ("mobilenet-v3-large", 3, 224),
+    ("efficientnet-b0", 3, 224),
 ];
 
 struct Options {
@@ -166,18 +167,21 @@ fn bytes(pool: &Pool, shape: &ConvShape, time: Duration) -> f64 {
     conv.map_or(f64::NAN, |conv| shortest(pool.threads(), time, || conv.forward(pool, &x, None, &mut y)))
 }
 
-/// Seconds of a network over f32 and over bytes.
-fn network(name: &str, side: usize, options: &Options) -> Option<[f64; 2]> {
-    let graph = zoo::build(name, &Task::new(10, 3, side)).ok()?;
+/// Seconds of a network over f32 and over bytes, for a batch.
+fn network(name: &str, [channels, side]: [usize; 2], options: &Options) -> Option<[f64; 2]> {
+    let task = Task { features: Some(128), ..Task::new(10, channels, side) };
+    let graph = zoo::build(name, &task).ok()?;
     let runtime = Runtime::with_isa(Device::Cpu, options.threads, options.isa.name()).ok()?;
     let weights = formula::weights(&graph, 1.0);
     let mut model = Model::new(&graph, &weights, &runtime).ok()?;
-    let picture = formula::picture(0, 3, side, side);
-    let mut quantized = Quantized::calibrated(&graph, &weights, &runtime, Images::U8(&picture)).ok()?;
+    let pictures: Vec<u8> =
+        (0..options.batch).flat_map(|index| formula::picture(index, channels, side, side)).collect();
+    let pictures = Images::U8(&pictures);
+    let mut quantized = Quantized::calibrated(&graph, &weights, &runtime, pictures).ok()?;
     let time = options.time * 5;
     Some([
-        shortest(options.threads, time, || assert!(model.run(Images::U8(&picture)).is_ok())),
-        shortest(options.threads, time, || assert!(quantized.run(Images::U8(&picture)).is_ok())),
+        shortest(options.threads, time, || assert!(model.run(pictures).is_ok())),
+        shortest(options.threads, time, || assert!(quantized.run(pictures).is_ok())),
     ])
 }
 
@@ -204,10 +208,13 @@ fn main() {
         let speed = 2e-9 * work(&shape) / bytes;
         println!("{:28} {:9.4} {:9.4} {:6.2} {:8.1}", layer.0, real * 1e3, bytes * 1e3, real / bytes, speed);
     }
-    for &(name, side) in NETWORKS.iter().filter(|network| wanted(network.0)) {
-        if let Some([real, bytes]) = network(name, side, &options) {
-            let name = format!("{name} {side}px, whole");
-            println!("{name:28} {:9.4} {:9.4} {:6.2}", real * 1e3, bytes * 1e3, real / bytes);
+    for &(name, channels, side) in NETWORKS {
+        let title = format!("{name} {side}px, whole");
+        if !wanted(&title) {
+            continue;
+        }
+        if let Some([real, bytes]) = network(name, [channels, side], &options) {
+            println!("{title:28} {:9.4} {:9.4} {:6.2}", real * 1e3, bytes * 1e3, real / bytes);
         }
     }
 }
