@@ -5,13 +5,20 @@
 //! `QuantizeLinear` and `DequantizeLinear` says: a branch is rounded before its residual is added, an activation that is
 //! no range of bytes is a table between two rounded maps.
 //!
-//! Never here: training, batched kernels (each picture is answered by itself), or the choice of ranges.
+//! The same plan serves pictures together, with every map that many times as long: a layer's product then has the pixels
+//! of all of them as rows, and its weights are read once. Sums are whole numbers and each is rounded by itself, so an
+//! answer does not depend on its company.
+//!
+//! Never here: training, or the choice of ranges.
 
 mod build;
 mod observer;
 mod points;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use models::{Granularity, Graph, Quantization, QuantizedNetwork, Weights};
@@ -19,11 +26,15 @@ use models::{Granularity, Graph, Quantization, QuantizedNetwork, Weights};
 use crate::kernels::int8::elementwise::{self, Map};
 use crate::kernels::int8::{Conv, Output, Residual, Table, pooling};
 use crate::kernels::pooling::PoolShape;
-use crate::plan::{Plan, ValueId};
+use crate::plan::{Place, Plan, ValueId};
 use crate::pool::{Disjoint, Pool};
 use crate::{EngineError, Images, Result, Runtime};
 
 pub use observer::{Observer, Point};
+
+/// Most bytes of maps that are answered together, if more than a picture's: they shall stay in a second-level cache. Well
+/// below that the weights are read for enough pixels to be had for nothing.
+const GROUP_BYTES: usize = 1 << 20;
 
 /// A step over bytes.
 #[derive(Clone, Debug)]
@@ -87,7 +98,8 @@ struct Shared {
     picture: usize,
 }
 
-/// A network that answers with bytes inside. Clones share the weights; each has its own working memory.
+/// A network that answers with bytes inside. Clones share the weights; each has its own working memory, which grows with
+/// the largest batch up to a megabyte or one picture's maps per thread, whichever is more.
 ///
 /// ```
 /// use engine::{Device, Images, Quantized, Runtime};
@@ -162,8 +174,8 @@ impl Quantized {
         Self::with(Arc::clone(&self.shared), runtime.clone())
     }
 
-    /// Answers pictures and returns the logits, `[n, classes]` row-major, valid until the next call. A lone picture has
-    /// all threads; of more, each thread takes its share.
+    /// Answers pictures and returns the logits, `[n, classes]` row-major, valid until the next call: the same, bit for
+    /// bit, as one by one. A lone picture has all threads; of more, each thread takes its share, several at once.
     ///
     /// # Errors
     /// [`EngineError::Images`] if the length is not a whole number of pictures.
@@ -177,34 +189,78 @@ impl Quantized {
             });
         }
         let (pictures, pool) = (len / picture, runtime.pool());
-        let threads = pool.threads().min(pictures);
-        let each = shared.plan.arena_len.next_multiple_of(64);
-        arena.resize(arena.len().max(threads * each), 0);
+        let division = Division::new(pictures, pool.threads(), shared.plan.arena_len);
+        let each = (division.largest() * shared.plan.arena_len).next_multiple_of(64);
+        arena.resize(arena.len().max(division.threads * each), 0);
         result.resize(pictures * classes, 0.0);
         let (arenas, results) = (Disjoint::new(arena), Disjoint::new(result));
-        pool.run(threads, &|thread| {
+        pool.run(division.threads, &|thread| {
             // SAFETY: every thread has an arena of its own.
             let arena = unsafe { arenas.part(thread * each, each) };
-            for index in (thread..pictures).step_by(threads) {
+            for Range { start, end } in division.groups_of(thread) {
+                let count = end - start;
                 // SAFETY: every picture has a result of its own.
-                let result = unsafe { results.part(index * classes, classes) };
-                shared.answer(pool, images.part(index * picture, picture), arena, result);
+                let result = unsafe { results.part(start * classes, count * classes) };
+                shared.answer(pool, images.part(start * picture, count * picture), arena, result);
             }
         });
         Ok(&self.result)
     }
 }
 
-/// The values of a picture in their arena, a byte for each float of the plan.
+/// A batch cut into groups that are answered together, as many for each thread.
+#[derive(Clone, Copy, Debug)]
+struct Division {
+    pictures: usize,
+    threads: usize,
+    groups: usize,
+}
+
+impl Division {
+    /// For pictures whose maps take `each` bytes.
+    fn new(pictures: usize, threads: usize, each: usize) -> Self {
+        let threads = threads.min(pictures);
+        let most = (GROUP_BYTES / each.max(1)).max(1);
+        let groups = pictures.div_ceil(threads * most) * threads;
+        Self { pictures, threads, groups: groups.min(pictures) }
+    }
+
+    /// Pictures of the largest group.
+    fn largest(self) -> usize {
+        self.pictures.div_ceil(self.groups)
+    }
+
+    /// The pictures of each group of a thread.
+    fn groups_of(self, thread: usize) -> impl Iterator<Item = Range<usize>> {
+        let start = move |group: usize| group * self.pictures / self.groups;
+        (thread..self.groups).step_by(self.threads).map(move |group| start(group)..start(group + 1))
+    }
+}
+
+/// The values of some pictures in their arena, a byte for each float of the plan.
 struct Values<'a> {
     shared: &'a Shared,
+    /// How many.
+    pictures: usize,
     start: *mut u8,
 }
 
 impl<'a> Values<'a> {
-    fn new(shared: &'a Shared, arena: &'a mut [u8]) -> Self {
-        assert!(arena.len() >= shared.plan.arena_len, "arena of {} bytes", arena.len());
-        Self { shared, start: arena.as_mut_ptr() }
+    fn new(shared: &'a Shared, pictures: usize, arena: &'a mut [u8]) -> Self {
+        let needed = pictures * shared.plan.arena_len;
+        assert!(arena.len() >= needed, "arena of {} bytes, needed are {needed}", arena.len());
+        Self { shared, pictures, start: arena.as_mut_ptr() }
+    }
+
+    /// Where a value lies, for all pictures: as far apart as for one, times as many.
+    fn place(&self, value: ValueId) -> Place {
+        let Place { offset, len } = self.shared.plan.place(value);
+        Place { offset: offset * self.pictures, len: len * self.pictures }
+    }
+
+    /// The shape of a pooling of one picture, for all.
+    fn pooled(&self, shape: &PoolShape) -> PoolShape {
+        PoolShape { batch: self.pictures, ..*shape }
     }
 
     /// A value to read.
@@ -212,7 +268,7 @@ impl<'a> Values<'a> {
     /// # Safety
     /// No slice from [`Values::write`] that overlaps it is alive: a step does not write what it reads.
     unsafe fn read(&self, value: ValueId) -> &'a [u8] {
-        let place = self.shared.plan.place(value);
+        let place = self.place(value);
         // SAFETY: the place lies within the arena, which is borrowed for 'a; the rest is the caller's promise.
         unsafe { std::slice::from_raw_parts(self.start.add(place.offset), place.len) }
     }
@@ -232,22 +288,22 @@ impl<'a> Values<'a> {
     /// As [`Values::read`], for any other slice of it.
     #[allow(clippy::mut_from_ref)] // the arena is behind the raw pointer
     unsafe fn write(&self, value: ValueId) -> &'a mut [u8] {
-        let place = self.shared.plan.place(value);
+        let place = self.place(value);
         // SAFETY: as in `read`.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(place.offset), place.len) }
     }
 }
 
 impl Shared {
-    /// Answers one picture.
-    fn answer(&self, pool: &Pool, picture: Images<'_>, arena: &mut [u8], result: &mut [f32]) {
-        let values = Values::new(self, arena);
+    /// Answers pictures together.
+    fn answer(&self, pool: &Pool, pictures: Images<'_>, arena: &mut [u8], result: &mut [f32]) {
+        let values = Values::new(self, pictures.len() / self.picture, arena);
         for (work, y) in &self.steps {
             match work {
                 // SAFETY: a step reads its inputs and writes its result, which the planner keeps apart.
                 Work::Answer { conv, x } => unsafe { conv.forward_f32(pool, values.read(*x), result) },
                 // SAFETY: as above.
-                _ => unsafe { self.step(pool, &values, work, *y, picture) },
+                _ => unsafe { self.step(pool, &values, work, *y, pictures) },
             }
         }
         let Some((last, y)) = self.steps.last() else { return };
@@ -260,13 +316,13 @@ impl Shared {
 
     /// # Safety
     /// As [`Values::read`].
-    unsafe fn step(&self, pool: &Pool, values: &Values<'_>, work: &Work, y: ValueId, picture: Images<'_>) {
+    unsafe fn step(&self, pool: &Pool, values: &Values<'_>, work: &Work, y: ValueId, pictures: Images<'_>) {
         // SAFETY: the caller's promise.
         unsafe {
             let quantization = self.quantizations[y.index()];
             let y = values.write(y);
             match work {
-                Work::Picture { tables, mean, std } => match picture {
+                Work::Picture { tables, mean, std } => match pictures {
                     Images::U8(x) => elementwise::map_channels(pool, tables, x, y),
                     Images::F32(x) => picture_of_floats(x, [mean, std], quantization, y),
                 },
@@ -282,10 +338,12 @@ impl Shared {
                     elementwise::map(pool, table, y);
                 }
                 Work::Channels { x, tables } => elementwise::map_channels(pool, tables, values.read(*x), y),
-                Work::MaxPool { shape, x } => pooling::largest(pool, shape, values.read(*x), y),
+                Work::MaxPool { shape, x } => {
+                    pooling::largest(pool, &values.pooled(shape), values.read(*x), y)
+                }
                 Work::AvgPool { shape, x, output } => {
                     let x = values.map(*x);
-                    pooling::average(pool, shape, x.bytes, x.quantization, output, y);
+                    pooling::average(pool, &values.pooled(shape), x.bytes, x.quantization, output, y);
                 }
                 Work::Mean { channels, x, output } => {
                     let x = values.map(*x);

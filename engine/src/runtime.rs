@@ -90,6 +90,12 @@ impl Runtime {
         self.pool.isa().name()
     }
 
+    /// A runtime on a pool of a test's own.
+    #[cfg(test)]
+    pub(crate) fn of_pool(pool: Pool) -> Self {
+        Self { pool: Arc::new(pool) }
+    }
+
     pub(crate) fn pool(&self) -> &Pool {
         &self.pool
     }

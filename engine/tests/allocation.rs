@@ -1,11 +1,12 @@
-//! A model that has seen a batch size answers the next such batch in the memory it has, but for small tables of taps.
+//! A model that has seen a batch size answers the next such batch in the memory it has, but for small tables of taps; a
+//! quantized one without any of those.
 #![allow(clippy::unwrap_used)] // a test may panic
 #![allow(unsafe_code)] // an allocator that counts
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use engine::{Device, Images, Model, Runtime};
+use engine::{Device, Images, Model, Quantized, Runtime};
 use models::{Task, formula, zoo};
 
 thread_local! {
@@ -47,6 +48,24 @@ fn a_run_of_a_known_size_allocates_no_buffer() {
             model.run(Images::U8(&pictures[..batch * 32 * 32 * 3])).unwrap();
             let bytes = ALLOCATED.get() - before;
             assert!(bytes < 48 << 10, "{name}: {bytes} bytes");
+        }
+    }
+}
+
+#[test]
+fn a_quantized_run_of_a_known_size_allocates_nothing() {
+    for name in ["small-cnn-3", "resnet18", "mobilenet-v3-small", "efficientnet-b0"] {
+        let graph = zoo::build(name, &Task::new(10, 3, 32)).unwrap();
+        let runtime = Runtime::new(Device::Cpu, 1).unwrap();
+        let pictures: Vec<u8> = (0..32).flat_map(|index| formula::picture(index, 3, 32, 32)).collect();
+        let part = |batch: usize| Images::U8(&pictures[..batch * 32 * 32 * 3]);
+        let mut model =
+            Quantized::calibrated(&graph, &formula::weights(&graph, 1.0), &runtime, part(2)).unwrap();
+        model.run(part(32)).unwrap();
+        for batch in [1, 5, 32] {
+            let before = ALLOCATED.get();
+            model.run(part(batch)).unwrap();
+            assert_eq!(ALLOCATED.get() - before, 0, "{name}, batch of {batch}");
         }
     }
 }

@@ -6,6 +6,7 @@
 #![allow(clippy::needless_range_loop)] // indices count registers
 #![allow(clippy::extra_unused_type_parameters)] // a kernel's vector type names the instance, loops do without it
 
+use crate::kernels::conv::scratch;
 use crate::kernels::pooling::PoolShape;
 use crate::pool::{Disjoint, Pool};
 use crate::simd::{ByteIsa, Simd, dispatch};
@@ -74,10 +75,12 @@ pub fn average(pool: &Pool, shape: &PoolShape, x: &[u8], from: Quantization, out
         rounding: output.rounding(),
     };
     by_line(pool, shape, x, y, &|row, x, y| {
-        dispatch!(
-            pool.isa(),
-            average_kernel(shape: &PoolShape, mean: Mean, row: usize, x: &[u8], y: &mut [u8])
-        );
+        scratch::with(shape.channels, |sums| {
+            dispatch!(
+                pool.isa(),
+                average_kernel(shape: &PoolShape, mean: Mean, row: usize, x: &[u8], sums: &mut [f32], y: &mut [u8])
+            );
+        });
         if let Some(table) = &output.table {
             elementwise::replace(table, y);
         }
@@ -86,9 +89,15 @@ pub fn average(pool: &Pool, shape: &PoolShape, x: &[u8], from: Quantization, out
 
 /// Here the zero points of `mean` are one tap's: windows at the edge have fewer.
 #[inline(always)]
-fn average_kernel<V: Simd>(shape: &PoolShape, mean: Mean, row: usize, x: &[u8], y: &mut [u8]) {
+fn average_kernel<V: Simd>(
+    shape: &PoolShape,
+    mean: Mean,
+    row: usize,
+    x: &[u8],
+    sums: &mut [f32],
+    y: &mut [u8],
+) {
     let channels = shape.channels;
-    let mut sums = vec![0.0; channels];
     for (column, y) in y.chunks_exact_mut(channels).enumerate() {
         sums.fill(0.0);
         for row in taps(shape, 0, row) {
@@ -97,7 +106,7 @@ fn average_kernel<V: Simd>(shape: &PoolShape, mean: Mean, row: usize, x: &[u8], 
                 sums.iter_mut().zip(x).for_each(|(sum, &x)| *sum += f32::from(x) - mean.zero_points);
             }
         }
-        y.iter_mut().zip(&sums).for_each(|(y, sum)| *y = byte(sum * mean.factor, mean.rounding));
+        y.iter_mut().zip(&*sums).for_each(|(y, sum)| *y = byte(sum * mean.factor, mean.rounding));
     }
 }
 
