@@ -5,13 +5,13 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use ::data::score::{Score, Tally};
 use ::data::{Dataset, OpenOptions, Selection};
 use ::export::{Format, export_network};
 use models::{Manifest, Weights};
 use serve::bench::{Artefact, Host, MadeBy, Share, Variant};
 use serve::{Card, Engine};
 use tempfile::TempDir;
-use train::evaluate::argmax;
 
 use crate::args::BenchArgs;
 use crate::failure::{Failure, Result};
@@ -83,26 +83,21 @@ impl BenchHost {
             let [expected, found] = [&card.labels, &dataset.classes].map(|names| names.join(", "));
             return Err(format!("{source}: expected the network's classes [{expected}], found [{found}]"));
         }
-        let test = &dataset.test;
-        let labeled = (0..test.len() as u32).filter(|&index| test.labels[index as usize].is_some()).collect();
-        let pictures = Selection::of(test, dataset.shape, labeled);
+        let pictures = Selection::labeled(&dataset.test, dataset.shape);
         if pictures.is_empty() {
             return Err(format!("{source} has no labeled test part"));
         }
-        let right = count_right(&pictures, card.labels.len(), engine).map_err(|error| error.to_string())?;
-        let count = pictures.len();
-        Ok(Share { top1: right as f64 / count as f64, count, pictures: format!("test part of {source}") })
+        let score = score(&pictures, card.labels.len(), engine).map_err(|error| error.to_string())?;
+        Ok(Share { top1: score.top1, count: score.count, pictures: format!("test part of {source}") })
     }
 }
 
-fn count_right(pictures: &Selection<'_>, classes: usize, engine: &mut dyn Engine) -> serve::Result<usize> {
-    let mut right = 0;
+fn score(pictures: &Selection<'_>, classes: usize, engine: &mut dyn Engine) -> serve::Result<Score> {
+    let mut tally = Tally::default();
     for batch in pictures.batches(BATCH) {
-        let logits = engine.run(&batch.pixels)?;
-        let answers = logits.chunks_exact(classes).map(argmax);
-        right += answers.zip(&batch.labels).filter(|(answer, label)| **label == Some(*answer as u32)).count();
+        tally.add_all(engine.run(&batch.pixels)?, &batch.labels, classes);
     }
-    Ok(right)
+    Ok(tally.score())
 }
 
 impl Host for BenchHost {

@@ -85,8 +85,7 @@ fn selection(part: EvalPart, dataset: &Dataset) -> (&'static str, Selection<'_>)
         EvalPart::Val => ("val", &dataset.val),
         EvalPart::Test => ("test", &dataset.test),
     };
-    let labeled = (0..split.len() as u32).filter(|&index| split.labels[index as usize].is_some()).collect();
-    (name, Selection::of(split, dataset.shape, labeled))
+    (name, Selection::labeled(split, dataset.shape))
 }
 
 fn show(labels: &[String], evaluation: &Evaluation) {

@@ -110,6 +110,12 @@ impl<'a> Selection<'a> {
         Self { split, shape, ids: (0..split.len() as u32).collect() }
     }
 
+    /// The pictures of a split that have a label.
+    pub fn labeled(split: &'a Split, shape: PictureShape) -> Self {
+        let labeled = |id: &u32| split.labels[*id as usize].is_some();
+        Self { split, shape, ids: (0..split.len() as u32).filter(labeled).collect() }
+    }
+
     /// These pictures of a split.
     pub fn of(split: &'a Split, shape: PictureShape, ids: Vec<u32>) -> Self {
         Self { split, shape, ids }

@@ -33,6 +33,7 @@ mod memory;
 mod parallel;
 pub mod partition;
 pub mod random;
+pub mod score;
 pub mod sources;
 
 pub use batch::{Augment, Batch, Draw, Drawn, Part};

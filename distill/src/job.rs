@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use data::Selection;
+use data::score::Tally;
 use models::Architecture;
 use serde::{Deserialize, Serialize};
 use train::config::parse_duration;
-use train::evaluate::argmax;
 use train::summary::peak_memory_bytes;
 use train::{
     Config, Ground, Method, Options, Outcome, RunFolder, RunState, Session, Sink, Summary, TrainError,
@@ -423,16 +423,15 @@ fn answers(teachers: &mut Teachers, pictures: &Selection<'_>) -> Result<Vec<f32>
 }
 
 fn accuracy_of(teachers: &mut Teachers, pictures: &Selection<'_>) -> Result<Option<f64>> {
-    let (mut right, mut count) = (0usize, 0usize);
+    let mut tally = Tally::default();
     for batch in pictures.batches(128) {
         let probabilities = teachers.probabilities(&batch.pixels, 1.0)?;
         let rows: Vec<Vec<f32>> = probabilities.to_vec2().map_err(TrainError::from)?;
-        for (row, label) in rows.iter().zip(&batch.labels) {
-            count += usize::from(label.is_some());
-            right += usize::from(*label == Some(argmax(row) as u32));
-        }
+        let labeled = rows.iter().zip(&batch.labels).filter_map(|(row, label)| Some((row, (*label)?)));
+        labeled.for_each(|(row, label)| tally.add(row, label as usize));
     }
-    Ok((count > 0).then(|| right as f64 / count as f64))
+    let score = tally.score();
+    Ok((score.count > 0).then_some(score.top1))
 }
 
 fn saved_latency(run: &Path) -> Result<f64> {

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use data::score::{agreement, best_classes};
 use data::{Partition, Selection};
 use engine::{Device, Images, Model, Runtime};
 use models::{Graph, Weights};
 use serde::{Deserialize, Serialize};
-use train::{Summary, TrainError, evaluate::argmax, folder::write_atomically};
+use train::{Summary, TrainError, folder::write_atomically};
 
 use crate::error::Result;
 
@@ -158,9 +159,9 @@ pub(crate) fn fidelity(teacher: &[f32], student: &[f32], classes: usize) -> Opti
     if count == 0 {
         return None;
     }
-    let same = rows().filter(|(teacher, student)| argmax(teacher) == argmax(student)).count();
+    let same = agreement(&best_classes(teacher, classes), &best_classes(student, classes));
     let kl: f64 = rows().map(|(teacher, student)| divergence(teacher, student)).sum();
-    Some(Fidelity { agreement: same as f64 / count as f64, kl: kl / count as f64 })
+    Some(Fidelity { agreement: same, kl: kl / count as f64 })
 }
 
 fn divergence(p: &[f32], q: &[f32]) -> f64 {

@@ -289,16 +289,7 @@ fn accuracy(manifest: &Manifest, forms: &mut [Form], pictures: Option<&Pictures>
 /// Accuracies that the training measured, on our engine.
 fn known(manifest: &Manifest) -> Vec<Measured> {
     let Some(training) = &manifest.training else { return Vec::new() };
-    let row = |accuracy: &models::manifest::Accuracy| Measured {
-        file: Format::Safetensors.file().into(),
-        engine: parity::NATIVE.into(),
-        data: training.data.clone(),
-        split: accuracy.split.clone(),
-        count: accuracy.count,
-        top1: accuracy.top1,
-        top5: accuracy.top5,
-        agreement: None,
-    };
+    let row = |known| accuracy::known(Format::Safetensors.file(), parity::NATIVE, &training.data, known);
     manifest.accuracies.iter().filter(|accuracy| accuracy.count > 0).map(row).collect()
 }
 

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::path::Path;
 
+use data::score::best_class;
 use engine::{Images, Model};
 use models::Shape;
 use onnx::OnnxError;
@@ -107,12 +108,6 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
 fn other_class(expected: &[f32], found: &[f32], tie: f32) -> bool {
     let (best, other) = (best_class(expected), best_class(found));
     best != other && expected.get(other).is_none_or(|behind| expected[best] - behind > tie)
-}
-
-pub(crate) fn best_class(logits: &[f32]) -> usize {
-    let better =
-        |best: usize, (class, &logit): (usize, &f32)| if logit > logits[best] { class } else { best };
-    logits.iter().enumerate().fold(0, better)
 }
 
 impl fmt::Display for Answer {

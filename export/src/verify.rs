@@ -336,23 +336,10 @@ impl Verifier<'_> {
         let record: Vec<Measured> = engines
             .iter()
             .flat_map(|engine| {
-                manifest.accuracies.iter().map(|known| record(running.name, engine, data, known))
+                manifest.accuracies.iter().map(|known| accuracy::known(running.name, engine, data, known))
             })
             .collect();
         self.accuracy(running, &record);
-    }
-}
-
-fn record(file: &str, engine: &str, data: &str, known: &models::manifest::Accuracy) -> Measured {
-    Measured {
-        file: file.into(),
-        engine: engine.into(),
-        data: data.into(),
-        split: known.split.clone(),
-        count: known.count,
-        top1: known.top1,
-        top5: known.top5,
-        agreement: None,
     }
 }
 
@@ -473,7 +460,7 @@ mod tests {
         let row = |top1: f64, count| Measured {
             top1,
             count,
-            ..record(
+            ..accuracy::known(
                 "a",
                 NATIVE,
                 "d",

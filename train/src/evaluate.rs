@@ -1,6 +1,7 @@
 //! Measuring a network: accuracy, loss and confusion on pictures in order, without augmentation.
 
 use data::Selection;
+use data::score::{Score, Tally, best_class};
 use engine::{Images, Model};
 
 use crate::error::Result;
@@ -52,66 +53,50 @@ pub fn evaluate_with<E>(
     classes: usize,
     mut run: impl FnMut(&[u8]) -> Result<Vec<f32>, E>,
 ) -> Result<Evaluation, E> {
-    let mut tally = Tally::new(classes);
+    let mut counts = Counts::new(classes);
     for batch in pictures.batches(BATCH) {
         let logits = run(&batch.pixels)?;
         for (row, label) in logits.chunks_exact(classes).zip(&batch.labels) {
             if let Some(label) = label {
-                tally.add(row, *label as usize);
+                counts.add(row, *label as usize);
             }
         }
     }
-    Ok(tally.finish())
+    Ok(counts.finish())
 }
 
-struct Tally {
-    right: usize,
-    in_five: usize,
+struct Counts {
+    tally: Tally,
     loss: f64,
     confusion: Vec<Vec<u32>>,
 }
 
-impl Tally {
+impl Counts {
     fn new(classes: usize) -> Self {
-        Self { right: 0, in_five: 0, loss: 0.0, confusion: vec![vec![0; classes]; classes] }
+        Self { tally: Tally::default(), loss: 0.0, confusion: vec![vec![0; classes]; classes] }
     }
 
     fn add(&mut self, logits: &[f32], label: usize) {
-        let answer = argmax(logits);
-        let better = logits.iter().filter(|&&logit| logit > logits[label]).count();
-        self.right += usize::from(answer == label);
-        self.in_five += usize::from(better < 5);
+        self.tally.add(logits, label);
         self.loss -= log_softmax_at(logits, label);
-        self.confusion[label][answer] += 1;
+        self.confusion[label][best_class(logits)] += 1;
     }
 
     fn finish(self) -> Evaluation {
-        let pictures = self.confusion.iter().flatten().sum::<u32>() as usize;
-        let share = |count: usize| count as f64 / pictures.max(1) as f64;
+        let Score { count, top1, top5 } = self.tally.score();
         Evaluation {
-            pictures,
-            accuracy: share(self.right),
-            top5: share(self.in_five),
-            loss: self.loss / pictures.max(1) as f64,
+            pictures: count,
+            accuracy: top1,
+            top5,
+            loss: self.loss / count.max(1) as f64,
             confusion: self.confusion,
         }
     }
 }
 
-/// Index of the largest value; the first of equals, and 0 where none compares.
-pub fn argmax(values: &[f32]) -> usize {
-    let mut best = 0;
-    for (index, value) in values.iter().enumerate() {
-        if *value > values[best] {
-            best = index;
-        }
-    }
-    best
-}
-
 /// Logarithm of the softmax at one class, in double precision.
 pub fn log_softmax_at(logits: &[f32], class: usize) -> f64 {
-    let largest = f64::from(logits[argmax(logits)]);
+    let largest = f64::from(logits[best_class(logits)]);
     let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - largest).exp()).sum();
     f64::from(logits[class]) - largest - sum.ln()
 }
@@ -122,12 +107,12 @@ mod tests {
 
     #[test]
     fn answers_are_counted() {
-        let mut tally = Tally::new(7);
+        let mut counts = Counts::new(7);
         let ascending = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
-        tally.add(&ascending, 6);
-        tally.add(&ascending, 2);
-        tally.add(&ascending, 1);
-        let evaluation = tally.finish();
+        counts.add(&ascending, 6);
+        counts.add(&ascending, 2);
+        counts.add(&ascending, 1);
+        let evaluation = counts.finish();
         assert_eq!((evaluation.pictures, evaluation.accuracy), (3, 1.0 / 3.0));
         assert_eq!(evaluation.top5, 2.0 / 3.0);
         assert_eq!((evaluation.confusion[2][6], evaluation.confusion[6][6]), (1, 1));
@@ -136,6 +121,5 @@ mod tests {
     #[test]
     fn loss_of_even_logits_is_the_logarithm_of_the_classes() {
         assert!((log_softmax_at(&[3.0; 4], 2) + 4f64.ln()).abs() < 1e-12);
-        assert_eq!(argmax(&[1.0, 3.0, 3.0]), 1);
     }
 }

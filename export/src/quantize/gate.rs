@@ -3,6 +3,7 @@
 //!
 //! Never here: how it was quantized.
 
+use data::score::agreement;
 use engine::machine::describe;
 use engine::{Device, Images, Model, Quantized, Runtime};
 use models::{Graph, Machine, QuantizedNetwork, Weights};
@@ -196,7 +197,7 @@ fn onnx_runtime(
     let mut ask_float = |picture: &[u8]| Ok(float.run_pixels(picture).map(drop)?);
     let mut ask_int8 = |picture: &[u8]| Ok(int8.run_pixels(picture).map(drop)?);
     let [float_us, int8_us] = measure::paired(pictures, options.samples, [&mut ask_float, &mut ask_int8])?;
-    let agreement = measure::agreement(&tried.float, &answers);
+    let agreement = agreement(&tried.float, &answers);
     Ok(Speed { engine: ONNX_RUNTIME.into(), float_us, int8_us, top1: pictures.top1(&answers), agreement })
 }
 

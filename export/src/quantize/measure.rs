@@ -1,9 +1,10 @@
-//! How well and how fast a network answers: best classes, agreement, and latency of two networks in turns.
+//! What a network answers and how fast: best classes, and the latency of two networks in turns.
 //!
 //! Never here: what is good enough.
 
 use std::time::Instant;
 
+use data::score::best_classes;
 use engine::{Images, Model, Runtime};
 use models::{Graph, Weights};
 
@@ -32,15 +33,9 @@ pub fn classes(pictures: &Pictures, mut run: impl FnMut(&[u8]) -> Result<Vec<f32
     for batch in pictures.held_out.chunks(BATCH * pictures.each) {
         let logits = run(batch)?;
         let width = logits.len() / (batch.len() / pictures.each).max(1);
-        classes.extend(logits.chunks(width.max(1)).map(crate::parity::best_class));
+        classes.extend(best_classes(&logits, width));
     }
     Ok(classes)
-}
-
-/// Share of equal answers.
-pub fn agreement(a: &[usize], b: &[usize]) -> f64 {
-    let same = a.iter().zip(b).filter(|(a, b)| a == b).count();
-    same as f64 / a.len().max(1) as f64
 }
 
 /// Answers a picture.
@@ -77,6 +72,5 @@ mod tests {
     #[test]
     fn the_median_is_the_middle_of_what_was_taken() {
         assert_eq!(median(vec![9.0, 1.0, 5.0]), 5.0);
-        assert_eq!(agreement(&[1, 2, 3, 4], &[1, 2, 0, 4]), 0.75);
     }
 }

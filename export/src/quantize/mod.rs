@@ -12,6 +12,7 @@ pub mod pictures;
 
 use std::path::{Path, PathBuf};
 
+use data::score::agreement;
 use engine::{Device, Images, Observer, Quantized, Runtime};
 use models::file::{sha256, to_bytes};
 use models::{Granularity, Graph, Manifest, QuantizedNetwork, Weights};
@@ -166,7 +167,7 @@ fn tried(
                 calibration: calibration.to_string(),
                 granularity: granularity.name().into(),
                 top1: pictures.top1(&answers),
-                agreement: measure::agreement(&tried.float, &answers),
+                agreement: agreement(&tried.float, &answers),
             });
             tried.networks.push(network);
             tried.answers.push(answers);
