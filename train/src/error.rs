@@ -78,6 +78,14 @@ pub enum TrainError {
         /// What was expected and what was found.
         reason: String,
     },
+    /// A `.pth` that is no state dict.
+    #[error("{}: {source}", path.display())]
+    StateDict {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<crate::state_dict::StateDictError>,
+    },
     /// Too many steps in a row whose loss or gradient was not finite.
     #[error(
         "step {step}: {culprit} is not finite, the {skips}th step in a row; lower --lr, or set --clip-norm"

@@ -26,6 +26,7 @@ pub mod run;
 pub mod schedule;
 pub mod session;
 pub mod sink;
+pub mod state_dict;
 pub mod summary;
 mod trainer;
 
