@@ -156,12 +156,15 @@ fn every_wrong_part_of_a_file_is_named() {
     let graph = manifest.graph().unwrap();
     let network = quantized(&graph, &weights, Granularity::PerChannel);
     let good = quantized_model(&graph, &network, &contract(&manifest, "").unwrap()).unwrap();
-    let slips: [(&str, Slip); 11] = [
+    let slips: [(&str, Slip); 12] = [
         ("array `conv1.weight` of the ONNX file: expected a stored array, found none", |graph| {
             graph.initializer.retain(|array| array.name != "conv1.weight");
         }),
         ("`conv1.weight`", |graph| array(graph, "conv1.weight").raw_data.truncate(7)),
         ("`conv1.weight`", |graph| array(graph, "conv1.weight").dims = vec![i64::MAX, i64::MAX]),
+        ("`fc.weight` of the ONNX file: expected shape [4, 8], found [8, 4]", |graph| {
+            array(graph, "fc.weight").dims.reverse();
+        }),
         ("`fc.weight_zero_point` of the ONNX file: expected zeros", |graph| {
             array(graph, "fc.weight_zero_point").raw_data[2] = 1;
         }),
@@ -191,5 +194,26 @@ fn every_wrong_part_of_a_file_is_named() {
             Ok(read) => panic!("expected `{expected}`, read {:?}", read.numbers),
         };
         assert!(message.contains(expected), "{message} lacks {expected}");
+    }
+}
+
+#[test]
+fn an_array_of_another_shape_than_its_network_asks_for_is_refused() {
+    let (manifest, weights) = labeled("small-cnn-2", &Task { features: Some(8), ..Task::new(4, 3, 16) });
+    let graph = manifest.graph().unwrap();
+    let good = onnx_model(&graph, &weights, &contract(&manifest, "").unwrap()).unwrap();
+    assert!(network::read(&good).is_ok());
+    // Of no values and very many rows: nothing is to be made for each of them.
+    for (name, dims) in
+        [("conv1.weight", vec![1 << 40, 0]), ("conv1.bias", vec![0, 1 << 40]), ("fc.weight", vec![32])]
+    {
+        let mut model = good.clone();
+        let array = array(model.graph.as_mut().unwrap(), name);
+        if dims.contains(&0) {
+            array.raw_data.clear();
+        }
+        array.dims = dims;
+        let message = network::read(&model).unwrap_err().to_string();
+        assert!(message.contains(&format!("array `{name}` of the ONNX file: expected shape")), "{message}");
     }
 }

@@ -68,6 +68,8 @@ struct File<'a> {
     graph: &'a Graph,
     nodes: &'a [NodeProto],
     arrays: HashMap<&'a str, &'a TensorProto>,
+    /// What the graph asks of its parameters.
+    shapes: HashMap<String, Vec<usize>>,
 }
 
 /// What the writer appends to a node's name where it writes more than one.
@@ -85,6 +87,11 @@ impl<'a> File<'a> {
             graph,
             nodes: stored.map_or(&[], |graph| &graph.node),
             arrays: arrays.map(|array| (array.name.as_str(), array)).collect(),
+            shapes: graph
+                .parameters()
+                .into_iter()
+                .map(|parameter| (parameter.name, parameter.shape))
+                .collect(),
         }
     }
 
@@ -155,7 +162,8 @@ impl<'a> File<'a> {
 
     /// A batch norm whose variance and `eps` make one, and whose shift is the bias of the layer that took it in.
     fn add_folded(&self, weights: &mut Weights, node: &Node, eps: f32) -> Result<()> {
-        let shift = self.floats(&format!("{}.bias", self.graph.node(node.inputs[0]).name))?;
+        let layer = &self.graph.node(node.inputs[0]).name;
+        let shift = self.floats_of(&format!("{layer}.bias"), &format!("{}.bias", node.name))?;
         let full = |value: f32| Array::full(shift.shape.clone(), value);
         let variance = (1.0 - f64::from(eps)) as f32;
         weights.insert(format!("{}.weight", node.name), full(1.0));
@@ -238,7 +246,8 @@ impl<'a> File<'a> {
             return Err(differs(units, "the input's scale times the weight's", "another".into()));
         }
         let scales = if scales.len() == 1 { vec![scales[0]; bias.len()] } else { scales };
-        Ok(QuantizedLayer { shape: weight.shape()?, weight: weight.read_signed_bytes()?, scales, bias })
+        let shape = self.fitting(weight, &name("weight"))?;
+        Ok(QuantizedLayer { shape, weight: weight.read_signed_bytes()?, scales, bias })
     }
 
     fn array(&self, name: &str) -> Result<&'a TensorProto> {
@@ -251,16 +260,29 @@ impl<'a> File<'a> {
 
     /// An array in f32, or in half precision under the name that it then has.
     fn floats(&self, name: &str) -> Result<Array> {
+        self.floats_of(name, name)
+    }
+
+    /// The array of that name, which fills a parameter of the graph.
+    fn floats_of(&self, name: &str, parameter: &str) -> Result<Array> {
         let half = self.arrays.get(format!("{name}.half").as_str());
-        match half {
-            Some(array) => {
-                let values = array.read_halves()?.into_iter().map(models::half::decode).collect();
-                Ok(Array::new(array.shape()?, values))
+        let array = half.copied().map_or_else(|| self.array(name), Ok)?;
+        let shape = self.fitting(array, parameter)?;
+        let data = match half {
+            Some(_) => array.read_halves()?.into_iter().map(models::half::decode).collect(),
+            None => array.read_floats()?,
+        };
+        Ok(Array::new(shape, data))
+    }
+
+    /// The shape of an array, if it is the one that the graph asks for.
+    fn fitting(&self, array: &TensorProto, parameter: &str) -> Result<Vec<usize>> {
+        let shape = array.shape()?;
+        match self.shapes.get(parameter) {
+            Some(expected) if *expected != shape => {
+                Err(differs(array, &format!("shape {expected:?}"), format!("{shape:?}")))
             }
-            None => {
-                let array = self.array(name)?;
-                Ok(Array::new(array.shape()?, array.read_floats()?))
-            }
+            _ => Ok(shape),
         }
     }
 
