@@ -3,7 +3,7 @@
 //!     cargo run --example fuzz_seeds
 //!
 //! Files that fuzzers found lie beside them under names of their own and are left alone. Two kinds are not made here:
-//! `state_dict` (PyTorch's own, a line of Python in docs/hardening.md) and `parquet` (as in data/tests/fixtures).
+//! `state_dict` (PyTorch's own, train/tests/fixtures/state_dict.py) and `parquet` (as in data/tests/fixtures).
 #![allow(dead_code)] // of the parsers, only the network is used here
 
 #[path = "src/parsers.rs"]
@@ -26,6 +26,8 @@ fn main() -> Result {
     http_bodies()?;
     oip_bodies()?;
     networks()?;
+    exported()?;
+    keys()?;
     training()?;
     datasets()
 }
@@ -128,6 +130,52 @@ fn networks() -> Result {
     seed("manifest", "small_cnn", &text)?;
     seed("onnx", "contract", onnx_file(&manifest, &text).bytes())?;
     seed("bundle", "whole", serde_json::to_string(&bundle(manifest))?)
+}
+
+/// Without the values of large arrays, which the fuzzer adds as zeros.
+fn light(mut model: ModelProto) -> Vec<u8> {
+    let arrays = model.graph.iter_mut().flat_map(|graph| &mut graph.initializer);
+    arrays.filter(|array| array.raw_data.len() > 1024).for_each(|array| array.raw_data.clear());
+    model.bytes()
+}
+
+/// ONNX files as `distill export` writes them: in f32, in half precision, with pixels as the input, in whole numbers.
+fn exported() -> Result {
+    let (manifest, graph) = parsers::network();
+    let weights = formula::weights(&graph, 1.0);
+    let contract = export::contract(&manifest, &"00".repeat(32))?;
+    let float = || export::writer::onnx_model(&graph, &weights, &contract);
+    seed("onnx_network", "float", light(float()?))?;
+    let (mut half, mut pixels) = (float()?, float()?);
+    export::half::store_half(&mut half)?;
+    seed("onnx_network", "half", light(half))?;
+    export::input::take_pixels(&mut pixels, graph.input_shape());
+    seed("onnx_network", "pixels", light(pixels))?;
+
+    let runtime = engine::Runtime::new(engine::Device::Cpu, 1)?;
+    let mut observer = engine::Observer::new(&graph, &weights, &runtime)?;
+    let mut ranges = vec![[0f32; 2]; observer.points().len()];
+    let picture = formula::picture(0, 1, 8, 8);
+    observer.observe(engine::Images::U8(&picture), &mut |point, values| {
+        let [low, high] = ranges[point];
+        ranges[point] =
+            values.iter().fold([low, high], |[low, high], &value| [low.min(value), high.max(value)]);
+    })?;
+    for (name, granularity) in [
+        ("int8_per_channel", models::Granularity::PerChannel),
+        ("int8_per_tensor", models::Granularity::PerTensor),
+    ] {
+        let network = observer.quantize(&ranges, granularity)?;
+        seed("onnx_network", name, light(export::writer::quantized_model(&graph, &network, &contract)?))?;
+    }
+    Ok(())
+}
+
+/// A file of API keys, one as itself and one as its hash.
+fn keys() -> Result {
+    let hash = models::file::sha256(b"correct-horse-battery");
+    seed("keys", "both", format!("# staff\n\nann:{hash}\nplain-and-long-enough\n"))?;
+    seed("keys", "short", "long-enough-to-be-one\r\nshort\n")
 }
 
 fn foreign() -> Result<Vec<u8>> {

@@ -12,6 +12,7 @@ use data::listing::Item;
 use data::sources::{cifar, ferplus, idx, parquet, stl10};
 use models::bundle::BundleManifest;
 use models::{Manifest, Task};
+use onnx::proto::TensorProto;
 use picture::{Limits, Resizer, Size};
 use tokio::runtime::Runtime;
 use tower::ServiceExt;
@@ -33,6 +34,7 @@ pub const PARSERS: &[Parser] = &[
     Parser { name: "manifest", read: read_manifest },
     Parser { name: "bundle", read: read_bundle },
     Parser { name: "onnx", read: read_onnx },
+    Parser { name: "onnx_network", read: read_onnx_network },
     Parser { name: "parquet", read: read_parquet },
     Parser { name: "cifar", read: read_cifar },
     Parser { name: "idx", read: read_idx },
@@ -41,6 +43,7 @@ pub const PARSERS: &[Parser] = &[
     Parser { name: "checkpoint", read: read_checkpoint },
     Parser { name: "config", read: read_config },
     Parser { name: "state_dict", read: read_state_dict },
+    Parser { name: "keys", read: read_keys },
 ];
 
 /// The name that errors get to see.
@@ -228,6 +231,61 @@ pub fn read_onnx(bytes: &[u8]) {
     }
 }
 
+/// The network in an ONNX file of ours, float or int8, as the native engine gets it: what it does not refuse, it readies.
+/// Once as it is, and once with zeros in arrays that have no values, so that a seed need not carry large ones.
+pub fn read_onnx_network(bytes: &[u8]) {
+    match onnx::ModelProto::read(bytes) {
+        Ok(mut model) => {
+            ready_network(&model);
+            if fill_empty(&mut model) {
+                ready_network(&model);
+            }
+        }
+        Err(error) => told(error),
+    }
+}
+
+/// Fills arrays without values up to a million bytes in all; whether there were any.
+fn fill_empty(model: &mut onnx::ModelProto) -> bool {
+    const MOST: i64 = 1 << 20;
+    let (mut left, mut filled) = (MOST, false);
+    for array in model.graph.iter_mut().flat_map(|graph| &mut graph.initializer) {
+        let width = match array.data_type {
+            TensorProto::FLOAT | TensorProto::INT32 => 4,
+            TensorProto::FLOAT16 => 2,
+            _ => 1,
+        };
+        let size = array.dims.iter().try_fold(width, |size: i64, &dim| size.checked_mul(dim));
+        if let Some(size) = size.filter(|&size| array.raw_data.is_empty() && (1..=left).contains(&size)) {
+            array.raw_data = vec![0; size as usize];
+            left -= size;
+            filled = true;
+        }
+    }
+    filled
+}
+
+fn ready_network(model: &onnx::ModelProto) {
+    let network = match onnx::network::read(model) {
+        Ok(network) => network,
+        Err(error) => return told(error),
+    };
+    let graph = &network.graph;
+    let refused = match &network.numbers {
+        onnx::network::Numbers::Real(weights) => {
+            models::check(graph, weights).expect("what is read fits its network");
+            engine::Model::new(graph, weights, &RUNTIME).err()
+        }
+        onnx::network::Numbers::Whole(numbers) => engine::Quantized::of(graph, numbers, &RUNTIME).err(),
+    };
+    if let Some(error) = refused {
+        told(error);
+    }
+}
+
+static RUNTIME: LazyLock<engine::Runtime> =
+    LazyLock::new(|| engine::Runtime::new(engine::Device::Cpu, 1).expect("one thread"));
+
 /// A parquet file of pictures.
 pub fn read_parquet(bytes: &[u8]) {
     match parquet::from_bytes(path(), bytes.to_vec()) {
@@ -307,16 +365,53 @@ pub fn read_config(bytes: &[u8]) {
     }
 }
 
-/// A PyTorch state dict. Its reader wants a file: it gets one of this process, in memory where the system has a place
-/// for that.
+/// A file of `torch.save`; and bytes that are a pickle as the one in such a file, with storages of zeros, so that a
+/// mutation need not keep an archive whole.
 pub fn read_state_dict(bytes: &[u8]) {
-    let memory = Path::new("/dev/shm");
-    let folder = if memory.is_dir() { memory.to_path_buf() } else { std::env::temp_dir() };
-    let file = folder.join(format!("distill-fuzz-{}.pth", std::process::id()));
-    std::fs::write(&file, bytes).expect("the temporary folder takes a file");
-    let read = train::init::read(&file);
-    let _ = std::fs::remove_file(&file); // a leftover would be of no harm
-    if let Err(error) = read {
-        told(error);
+    read_torch(bytes);
+    if bytes.first() == Some(&0x80) {
+        let zeros = [0; 256];
+        let storages = ["data/0", "data/1", "data/2", "data/3"].map(|name| (name, &zeros[..]));
+        read_torch(&archive(&[&[("data.pkl", bytes)][..], &storages].concat()));
+    }
+}
+
+fn read_torch(bytes: &[u8]) {
+    match train::state_dict::from_bytes(bytes) {
+        Ok(weights) => {
+            let count = |array: &models::Array| {
+                assert_eq!(array.shape.iter().product::<usize>(), array.data.len());
+                array.data.len()
+            };
+            assert!(weights.values().map(count).sum::<usize>() <= bytes.len(), "more values than bytes");
+        }
+        Err(error) => told(error),
+    }
+}
+
+/// A zip archive of one folder, as far as readers of PyTorch's files look at it.
+fn archive(entries: &[(&str, &[u8])]) -> Vec<u8> {
+    let (mut bytes, mut directory) = (Vec::new(), Vec::new());
+    for (name, content) in entries {
+        let path = format!("archive/{name}");
+        let (length, header) = ((content.len() as u32).to_le_bytes(), (bytes.len() as u32).to_le_bytes());
+        let sizes = [&[0; 16][..], &length, &length, &[path.len() as u8, 0, 0, 0]].concat();
+        bytes.extend([b"PK\x03\x04", &sizes[2..], path.as_bytes(), content].concat());
+        directory.extend([b"PK\x01\x02", &sizes[..], &[0; 10], &header, path.as_bytes()].concat());
+    }
+    let start = (bytes.len() as u32).to_le_bytes();
+    bytes.extend([&directory[..], b"PK\x05\x06", &[0; 12], &start, &[0; 2]].concat());
+    bytes
+}
+
+/// A file of API keys.
+pub fn read_keys(bytes: &[u8]) {
+    match serve::http::keys::hashes(bytes) {
+        Ok(hashes) => {
+            assert!(!hashes.is_empty());
+            let digits = |hash: &String| hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+            assert!(hashes.iter().all(|hash| hash.len() == 64 && digits(hash)), "no SHA-256");
+        }
+        Err(error) => told(error),
     }
 }

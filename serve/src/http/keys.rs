@@ -64,17 +64,24 @@ impl Keys {
 
 fn read(path: &Path) -> Result<Vec<String>> {
     let refused = |reason: String| ServeError::Source { path: path.into(), reason };
-    let text = std::fs::read_to_string(path).map_err(|error| refused(error.to_string()))?;
+    let bytes = std::fs::read(path).map_err(|error| refused(error.to_string()))?;
+    hashes(&bytes).map_err(refused)
+}
+
+/// The keys' hashes in the bytes of a file, in lower case.
+///
+/// # Errors
+/// What is wrong, with its line, without what is written there.
+pub fn hashes(bytes: &[u8]) -> std::result::Result<Vec<String>, String> {
+    let text =
+        std::str::from_utf8(bytes).map_err(|error| format!("expected text in UTF-8, found {error}"))?;
     let lines = (1..).zip(text.lines().map(str::trim));
     let keys = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
-    let hashes = keys.map(|(number, line)| hash_of(line).map_err(|reason| (number, reason)));
     // The line is named by its number: what it holds is nobody's business.
-    let hashes = hashes.collect::<std::result::Result<Vec<_>, (u32, String)>>();
-    let hashes = hashes.map_err(|(number, reason)| refused(format!("line {number}: {reason}")))?;
-    if hashes.is_empty() {
-        return Err(refused("expected at least one key, found none".into()));
-    }
-    Ok(hashes)
+    let hash =
+        |(number, line): (u32, &str)| hash_of(line).map_err(|reason| format!("line {number}: {reason}"));
+    let hashes = keys.map(hash).collect::<std::result::Result<Vec<_>, String>>()?;
+    if hashes.is_empty() { Err("expected at least one key, found none".into()) } else { Ok(hashes) }
 }
 
 fn hash_of(line: &str) -> std::result::Result<String, String> {

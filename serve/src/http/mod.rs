@@ -9,7 +9,8 @@ mod by_name;
 mod classify;
 mod error;
 mod health;
-mod keys;
+#[doc(hidden)]
+pub mod keys;
 mod metrics;
 mod models;
 mod observe;
