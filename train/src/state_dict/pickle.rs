@@ -55,8 +55,10 @@ impl<'a> Pickle<'a> {
     /// Reads a pickle up to its stop.
     pub fn read(bytes: &'a [u8]) -> Result<Self> {
         if bytes.len() > LONGEST {
-            let (expected, found) = (format!("at most {LONGEST} bytes"), bytes.len().to_string());
-            return Err(StateDictError::Pickle { at: 0, expected, found });
+            let expected = format!(
+                "at most {LONGEST} bytes, as a state dict saved alone has (`torch.save(model.state_dict(), FILE)`)"
+            );
+            return Err(StateDictError::Pickle { at: 0, expected, found: bytes.len().to_string() });
         }
         let mut machine = Machine::new(bytes);
         let root = machine.run()?;
@@ -454,7 +456,11 @@ mod tests {
             assert!(message(bytes).contains(expected), "{}", message(bytes));
         }
         let long = vec![0; LONGEST + 1];
-        assert!(message(&long).contains("expected at most 16777216 bytes, found 16777217"));
+        let message = message(&long);
+        assert!(
+            message.contains("at most 16777216 bytes") && message.contains("found 16777217"),
+            "{message}"
+        );
     }
 
     #[test]
