@@ -7,8 +7,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use ::data::score::{Score, Tally};
 use ::data::{Dataset, OpenOptions, Selection};
-use ::export::{Format, export_network};
-use models::{Manifest, Weights};
+use ::export::quantize::{self, Calibration, Pictures};
+use ::export::{ExportError, Format, export_network};
+use models::{Granularity, Manifest, Weights};
 use serve::bench::{Artefact, Host, MadeBy, Share, Variant};
 use serve::{Card, Engine};
 use tempfile::TempDir;
@@ -19,14 +20,16 @@ use crate::print;
 
 /// Pictures that go through an engine at once where its accuracy is measured.
 const BATCH: usize = 128;
+/// Procedural pictures that ranges of random weights come from, and that the quantized network is tried on.
+const CALIBRATION: [usize; 2] = [32, 8];
 
 /// This program, to the bench.
 pub struct BenchHost {
     data: Option<String>,
     data_dir: PathBuf,
     ort_lib: Option<PathBuf>,
-    /// Whether any row runs an exported file.
-    exports: bool,
+    /// What the rows run.
+    artefacts: Vec<Artefact>,
     /// Data sets by what networks take of them.
     opened: HashMap<Taken, std::result::Result<Dataset, String>>,
     /// Where networks without a file are written; gone with this.
@@ -46,7 +49,7 @@ impl BenchHost {
             data: args.data.clone(),
             data_dir: args.data_dir.clone(),
             ort_lib: args.engine.ort_lib.clone(),
-            exports: rows.iter().any(|row| row.entry().artefact != Artefact::Safetensors),
+            artefacts: rows.iter().map(|row| row.entry().artefact).collect(),
             opened: HashMap::new(),
             folder: TempDir::new().map_err(Failure::mendable)?,
             written: 0,
@@ -125,9 +128,15 @@ impl Host for BenchHost {
         std::fs::create_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         models::save(&folder.join("model.safetensors"), manifest, weights)
             .map_err(|error| error.to_string())?;
-        if self.exports {
+        if self.artefacts.contains(&Artefact::Onnx) {
             print::note(format!("exporting {} at random weights", manifest.architecture));
             self.export(manifest, weights, &folder);
+        }
+        if self.artefacts.contains(&Artefact::OnnxInt8) {
+            print::note(format!("quantizing {} at random weights", manifest.architecture));
+            if let Err(error) = self.quantize(manifest, &folder) {
+                print::note(format!("warning: no int8 file of {}: {error}", manifest.architecture));
+            }
         }
         Ok(folder)
     }
@@ -151,5 +160,20 @@ impl BenchHost {
         if let Err(error) = export_network(manifest, weights, &folder.join("model.onnx"), &options) {
             print::note(format!("warning: no ONNX file of {}: {error}", manifest.architecture));
         }
+    }
+
+    /// Writes the quantized file. Random weights have no accuracy to lose, and how fast they answer is what the rows show:
+    /// so one way is tried, and the gate refuses nothing.
+    fn quantize(&self, manifest: &Manifest, folder: &Path) -> std::result::Result<(), ExportError> {
+        let options = quantize::Options {
+            calibrations: vec![Calibration::MinMax],
+            granularities: vec![Granularity::PerChannel],
+            force: true,
+            samples: 1,
+            ort_lib: self.ort_lib.clone(),
+            ..quantize::Options::default()
+        };
+        let pictures = Pictures::procedural(manifest.graph()?.input_shape(), CALIBRATION);
+        quantize::export(folder, None, &pictures, &options).map(drop)
     }
 }
