@@ -44,3 +44,13 @@ impl From<distillation::DistillError> for Failure {
         Self { message: error.to_string(), code }
     }
 }
+
+impl From<export::ExportError> for Failure {
+    /// A file that answers otherwise is our fault; all else can be mended by another path, flag or an installed runtime.
+    fn from(error: export::ExportError) -> Self {
+        match error {
+            export::ExportError::Differs { .. } => Self::broken(error),
+            _ => Self::mendable(error),
+        }
+    }
+}

@@ -7,7 +7,7 @@ use ::export::accuracy::Pictures;
 use ::export::bundle::{self, BundleOptions, BundleReport};
 use ::export::quantize::Gate;
 use ::export::triton::{self, TritonOptions, TritonReport};
-use ::export::{ExportError, Format, Options, Report, export, input};
+use ::export::{Format, Options, Report, export, input};
 
 use crate::args::ExportArgs;
 use crate::dataset;
@@ -34,12 +34,15 @@ pub fn run(args: &ExportArgs) -> Result {
         if format == Format::OnnxInt8 {
             let out = out(args.out.as_deref(), format, formats.len());
             let (written, judged) = super::export_int8::write(args, out.as_deref())?;
+            if !args.json {
+                show(&Report { files: vec![written.clone()], parity: Vec::new() });
+                super::export_int8::show_gate(&judged);
+            }
             report.files.push(written);
             gate = Some(judged);
             continue;
         }
-        let Report { files, parity } =
-            export(&args.model, &options(args, format, formats.len())?).map_err(failure)?;
+        let Report { files, parity } = export(&args.model, &options(args, format, formats.len())?)?;
         if !args.json {
             show(&Report { files: files.clone(), parity: parity.clone() });
         }
@@ -78,7 +81,7 @@ fn repository(args: &ExportArgs, layout: &str, formats: &[Format]) -> Result {
         max_delay_us: args.max_delay_us,
         file: options(args, format, 1)?,
     };
-    let TritonReport { files, parity } = triton::write(&args.model, &options).map_err(failure)?;
+    let TritonReport { files, parity } = triton::write(&args.model, &options)?;
     let report = Report { files, parity };
     if args.json {
         print::json(&report);
@@ -99,7 +102,7 @@ fn write_bundle(args: &ExportArgs, formats: usize) -> Result<BundleReport> {
         files: Options { require_parity: args.require_parity, ..options(args, Format::Bundle, formats)? },
         ..BundleOptions::default()
     };
-    let report = bundle::write(&args.model, pictures.as_ref(), &options).map_err(failure)?;
+    let report = bundle::write(&args.model, pictures.as_ref(), &options)?;
     if !args.json {
         show_bundle(&report);
     }
@@ -161,15 +164,7 @@ fn formats(args: &ExportArgs) -> Result<Vec<Format>> {
     }
 }
 
-/// A file that answers otherwise is our fault; all else can be mended by another path, flag or an installed runtime.
-pub(super) fn failure(error: ExportError) -> Failure {
-    match error {
-        ExportError::Differs { .. } => Failure::broken(error),
-        _ => Failure::mendable(error),
-    }
-}
-
-pub(super) fn show(report: &Report) {
+fn show(report: &Report) {
     for file in &report.files {
         let bytes = thousands(file.bytes);
         print::line(format!("{}  {bytes} bytes, sha256 {}", file.path.display(), file.sha256));

@@ -3,11 +3,10 @@
 use std::path::Path;
 
 use ::export::quantize::{self, Gate, Options, Pictures, pictures::PROCEDURAL};
-use ::export::{ExportError, Report, Written};
+use ::export::{ExportError, Written};
 use ::export::{accuracy, bundle};
 use models::{Granularity, Manifest};
 
-use super::export::{failure, show};
 use crate::args::{ExportArgs, Int8Args};
 use crate::dataset;
 use crate::failure::{Failure, Result};
@@ -22,11 +21,7 @@ pub fn write(args: &ExportArgs, out: Option<&Path>) -> Result<(Written, Gate)> {
         )));
     }
     let pictures = pictures(args)?;
-    let (written, gate) = quantize::export(&args.model, out, &pictures, &options(args)?).map_err(failure)?;
-    if !args.json {
-        show(&Report { files: vec![written.clone()], parity: Vec::new() });
-        show_gate(&gate);
-    }
+    let (written, gate) = quantize::export(&args.model, out, &pictures, &options(args)?)?;
     for refusal in &gate.refusals {
         print::note(format!("written by --force and marked in its metadata: {refusal}"));
     }
@@ -51,7 +46,7 @@ pub fn of_bundle(args: &ExportArgs, measured: Option<&accuracy::Pictures>) -> Re
         (_, Some(_)) => pictures(args)?,
         (Some(measured), None) => {
             let (manifest, _) = super::eval::load(&args.model)?;
-            Pictures::of(measured, &manifest, counts(args)?).map_err(failure)?
+            Pictures::of(measured, &manifest, counts(args)?)?
         }
         (None, None) => {
             print::note(
@@ -112,13 +107,14 @@ fn of_dataset(
     let source = asked.or(args.data.as_deref().filter(|&data| data != "none"));
     let (_, dataset) = dataset::open(source, &args.data_dir, 0, &args.model, manifest)
         .map_err(|failure| Failure { message: format!("{}; {MEND}", failure.message), ..failure })?;
-    let divided = accuracy::Pictures::new(dataset, manifest).map_err(failure)?;
-    Pictures::of(&divided, manifest, counts).map_err(failure)
+    let divided = accuracy::Pictures::new(dataset, manifest)?;
+    Ok(Pictures::of(&divided, manifest, counts)?)
 }
 
 const MEND: &str = "a file in int8 is calibrated on pictures like those it will see: name a data set with --calibrate SOURCE";
 
-fn show_gate(gate: &Gate) {
+/// What the gate measured, as tables.
+pub fn show_gate(gate: &Gate) {
     print::line(format!(
         "\ncalibrated on {} pictures of {}, judged by {} {} pictures",
         thousands(gate.calibrated_on as u64),

@@ -38,7 +38,8 @@ fn a_training_tells_where_its_time_went() {
 #[test]
 fn answers_are_profiled_as_tables_and_as_json() {
     let folder = tempdir().unwrap();
-    let flags = "bench small-cnn-2 --image-size 16 --rows native --against none --samples 5 --no-http --profile";
+    let flags =
+        "bench small-cnn-2 --image-size 16 --rows native --against none --samples 5 --no-http --profile";
     let table = succeed(folder.path(), flags);
     assert!(table.contains("conv1") && table.contains("kind") && table.contains("of limit"), "{table}");
     let report: Value = serde_json::from_str(&succeed(folder.path(), &format!("{flags} --json"))).unwrap();

@@ -7,7 +7,7 @@ use models::Bundle;
 use models::bundle::RawBundle;
 use serde::{Deserialize, Serialize};
 
-use super::report::ModelFile;
+use super::files::ModelFile;
 
 /// Share of right answers, and where it is from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -10,48 +10,15 @@ use super::files::Files;
 use super::host::Host;
 use super::options::BenchOptions;
 use super::report::{Outcome, Row};
+use super::runner::Runner;
 use super::variant::Variant;
-use crate::pipeline::Target;
-use crate::{Card, Engine, EngineName, LoadOptions, Result, ServeError, Served};
+use crate::{Card, EngineName, LoadOptions, Result, ServeError, Served};
 
 /// A row of the report, and who fills it.
 pub(super) struct Entrant {
     pub row: Row,
     /// The engine; `None` if it could not start, which the row says.
     pub runner: Option<Runner>,
-}
-
-/// An engine, ready to run.
-pub(super) struct Runner {
-    pub engine: Box<dyn Engine>,
-    served: Served,
-}
-
-impl Runner {
-    fn start(served: Served) -> Result<Self> {
-        Ok(Self { engine: served.engine()?, served })
-    }
-
-    /// The model once more, for a server of its own.
-    pub fn served_again(&self) -> Served {
-        self.served.clone()
-    }
-
-    /// What the model says of itself.
-    pub fn card(&self) -> &Card {
-        self.served.card()
-    }
-
-    /// What a picture must become for it.
-    pub fn target(&self) -> Target {
-        self.served.target()
-    }
-
-    /// `count` pictures of the network's size, one after the other.
-    pub fn pictures(&self, count: usize) -> Vec<u8> {
-        let Card { channels, height, width, .. } = *self.card();
-        (0..count).flat_map(|index| models::formula::picture(index, channels, height, width)).collect()
-    }
 }
 
 /// What a user named, before any engine runs it.
@@ -190,7 +157,7 @@ fn entered(
     options: &BenchOptions,
 ) -> Result<Entrant> {
     let card = runner.card();
-    let cost = runner.served.graph().map(cost::total);
+    let cost = runner.graph().map(cost::total);
     let row = Row {
         arch: card.arch.clone(),
         runtime: version(variant.entry().engine, &options.load),

@@ -3,10 +3,21 @@
 use std::path::{Path, PathBuf};
 
 use models::Manifest;
+use serde::{Deserialize, Serialize};
 
-use super::report::ModelFile;
 use super::variant::Artefact;
 use crate::{Result, ServeError};
+
+/// A file that ran.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelFile {
+    /// Where.
+    pub path: String,
+    /// Its size.
+    pub bytes: u64,
+    /// SHA-256 of its bytes, in hexadecimal.
+    pub sha256: String,
+}
 
 /// A model's files, each where there is one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

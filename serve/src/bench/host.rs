@@ -4,10 +4,25 @@
 use std::path::PathBuf;
 
 use models::{Manifest, Weights};
+use serde::{Deserialize, Serialize};
 
 use super::accuracy::Share;
-use super::report::MadeBy;
 use crate::{Card, Engine};
+
+/// What made a report, to make it again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MadeBy {
+    /// Version of this toolkit.
+    pub version: String,
+    /// Its commit, where the build knew it.
+    pub commit: Option<String>,
+    /// The command line.
+    pub command: Vec<String>,
+    /// Seed of everything drawn: the arrivals of the open loop. Pictures and random weights are by formula.
+    pub seed: u64,
+    /// Seconds since 1970 at the start.
+    pub unix_time: u64,
+}
 
 /// Whoever runs the bench. By default nobody: no data, no files, silence.
 pub trait Host {

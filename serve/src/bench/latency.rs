@@ -124,6 +124,15 @@ fn nearest(sorted: &[f64], share: f64) -> f64 {
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }
 
+/// Samples with their name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Series {
+    /// What was timed: `row-0-single-stream`.
+    pub name: String,
+    /// In the order they were taken.
+    pub samples: Samples,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

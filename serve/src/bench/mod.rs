@@ -22,6 +22,7 @@ mod options;
 mod page;
 mod picture_files;
 mod report;
+mod runner;
 mod scenarios;
 mod stability;
 mod stages;
@@ -32,20 +33,21 @@ mod variant;
 pub use accuracy::{Accuracy, Share};
 pub use early_stopping::{minimum_count, slower_allowed};
 pub use energy::Energy;
-pub use host::{Alone, Host};
-pub use latency::{Latency, PERCENTS, Percentile, Samples};
+pub use files::ModelFile;
+pub use host::{Alone, Host, MadeBy};
+pub use latency::{Latency, PERCENTS, Percentile, Samples, Series};
 pub use load::{Batched, ClosedLoad, Codes, GeneratorLimit, LoadReport, OpenLoad};
 pub use machine::{Conditions, Load};
 pub use options::{BenchOptions, BenchTask, Effort, HttpOptions, PictureFormat, Span, Url};
 pub use report::{
-    BenchReport, EffortUsed, Figures, MadeBy, ModelFile, ModelProfile, Outcome, Ratio, Row, SCHEMA, Series,
-    Stages, Throughput,
+    BenchReport, EffortUsed, Figures, ModelProfile, Outcome, Ratio, Row, SCHEMA, Stages, Throughput,
 };
 pub use stability::{Stability, Trial};
 pub use variant::{Artefact, Entry, VARIANTS, Variant};
 
 use crate::Result;
-use contestant::{Entrant, Runner};
+use contestant::Entrant;
+use runner::Runner;
 
 /// Measures all models by turns.
 ///

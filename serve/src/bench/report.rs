@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::accuracy::Accuracy;
 use super::energy::Energy;
-use super::latency::{Latency, Samples};
+use super::files::ModelFile;
+use super::host::MadeBy;
+use super::latency::{Latency, Series};
 use super::load::LoadReport;
 use super::machine::{Conditions, Load};
 
@@ -40,21 +42,6 @@ pub struct BenchReport {
     /// Every sample that counted.
     #[serde(skip)]
     pub samples: Vec<Series>,
-}
-
-/// What made a report, to make it again.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MadeBy {
-    /// Version of this toolkit.
-    pub version: String,
-    /// Its commit, where the build knew it.
-    pub commit: Option<String>,
-    /// The command line.
-    pub command: Vec<String>,
-    /// Seed of everything drawn: the arrivals of the open loop. Pictures and random weights are by formula.
-    pub seed: u64,
-    /// Seconds since 1970 at the start.
-    pub unix_time: u64,
 }
 
 /// The effort as it was asked for.
@@ -112,17 +99,6 @@ pub struct Row {
     /// The figures, or why there are none.
     #[serde(flatten)]
     pub outcome: Outcome,
-}
-
-/// A file that ran.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ModelFile {
-    /// Where.
-    pub path: String,
-    /// Its size.
-    pub bytes: u64,
-    /// SHA-256 of its bytes, in hexadecimal.
-    pub sha256: String,
 }
 
 /// What became of a row.
@@ -200,15 +176,6 @@ pub struct ModelProfile {
     pub engine: String,
     /// Its nodes; `None` for an engine that keeps their times to itself.
     pub profile: Option<Profile>,
-}
-
-/// Samples with their name.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Series {
-    /// What was timed: `row-0-single-stream`.
-    pub name: String,
-    /// In the order they were taken.
-    pub samples: Samples,
 }
 
 impl Row {

@@ -4,16 +4,13 @@ use std::time::Instant;
 
 use engine::Profile;
 
-use super::contestant::Runner;
 use super::energy::{Counters, Energy};
 use super::latency::Samples;
 use super::options::{BenchOptions, Span};
 use super::report::{ModelProfile, Throughput};
+use super::runner::{PICTURES, Runner};
 use super::turns::by_turns;
 use crate::Result;
-
-/// Pictures that the calls go through.
-pub(super) const PICTURES: usize = 16;
 
 /// One picture after the other, each from call to answer.
 pub(super) fn single_stream(runners: &mut [&mut Runner], options: &BenchOptions) -> Result<Vec<Samples>> {

@@ -5,13 +5,12 @@ use std::time::{Duration, Instant};
 
 use picture::{Limits, Picture, Size};
 
-use super::contestant::Runner;
 use super::latency::Samples;
 use super::load::{Connection, InProcess, Request};
 use super::options::{BenchOptions, PictureFormat};
 use super::picture_files::encoded;
 use super::report::Stages;
-use super::scenarios::PICTURES;
+use super::runner::{PICTURES, Runner};
 use super::turns::by_turns;
 use crate::pipeline::{Target, prepare};
 use crate::{Options, Result, ServeError};

@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::closed::closed_loop;
 use super::connection::{Connection, Request, Target};
 use super::in_process::InProcess;
-use crate::bench::contestant::Runner;
 use crate::bench::options::{BenchOptions, HttpOptions, PictureFormat};
 use crate::bench::picture_files::encoded;
+use crate::bench::runner::Runner;
 use crate::{Card, Options, Result, ServeError};
 
 /// Turns of each side.

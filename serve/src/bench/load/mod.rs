@@ -23,12 +23,10 @@ pub use outcomes::Codes;
 use self::closed::closed_loop;
 use self::generator::Responder;
 use self::open::Plan;
-use super::contestant::Runner;
-use super::latency::Samples;
+use super::latency::{Samples, Series};
 use super::options::{BenchOptions, HttpOptions, Url};
 use super::picture_files::encoded;
-use super::report::Series;
-use super::scenarios::PICTURES;
+use super::runner::{PICTURES, Runner};
 use crate::http::wire::Models;
 use crate::{Options, Result, ServeError};
 

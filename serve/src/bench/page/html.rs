@@ -1,5 +1,6 @@
 //! The report as one page without outside assets, light or dark as the reader's system is.
 
+use super::escaped::html as escaped;
 use super::plot;
 use super::sections::{Section, sections};
 use crate::bench::report::BenchReport;
@@ -52,17 +53,4 @@ fn section(section: &Section) -> String {
         escaped(section.title),
         escaped(&section.note)
     )
-}
-
-/// Text as it may stand in a page: names of files are anybody's.
-pub(super) fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn names_cannot_become_markup() {
-        assert_eq!(super::escaped("<script>\"&"), "&lt;script&gt;&quot;&amp;");
-    }
 }

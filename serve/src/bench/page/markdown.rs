@@ -1,5 +1,6 @@
 //! The report as Markdown.
 
+use super::escaped::markdown as escaped;
 use super::sections::{Section, sections};
 use crate::bench::report::BenchReport;
 
@@ -11,13 +12,13 @@ impl BenchReport {
             text += &format!("- **{}**\n", escaped(warning));
         }
         for section in sections(self) {
-            text += &markdown(&section);
+            text += &table(&section);
         }
         text
     }
 }
 
-fn markdown(section: &Section) -> String {
+fn table(section: &Section) -> String {
     let line =
         |cells: &mut dyn Iterator<Item = String>| format!("| {} |\n", cells.collect::<Vec<_>>().join(" | "));
     let mut text = format!("\n## {}\n\n", section.title);
@@ -30,8 +31,4 @@ fn markdown(section: &Section) -> String {
         text += &line(&mut row.iter().map(|cell| escaped(cell)));
     }
     text
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('|', "\\|").replace('\n', " ").replace('*', "\\*").replace('<', "&lt;")
 }

@@ -1,6 +1,7 @@
 //! A report as files for people and machines: `report.html`, `report.md`, `report.json` and every sample. The page and
 //! the Markdown are made of the same sections. Never here: measuring.
 
+mod escaped;
 mod html;
 mod markdown;
 mod plot;
@@ -8,7 +9,8 @@ mod sections;
 
 use std::path::Path;
 
-use super::report::{BenchReport, Outcome, Series};
+use super::latency::Series;
+use super::report::{BenchReport, Outcome};
 use crate::{Result, ServeError};
 
 impl BenchReport {

@@ -1,7 +1,7 @@
 //! Plots as inline SVG: accuracy over latency, and the distribution of latencies. Never here: a figure that is in no
 //! table.
 
-use super::html::escaped;
+use super::escaped::html as escaped;
 use crate::bench::report::{BenchReport, Row};
 
 const WIDTH: f64 = 760.0;
