@@ -9,6 +9,8 @@ use ::export::quantize::Gate;
 use ::export::triton::{self, TritonOptions, TritonReport};
 use ::export::{Format, Options, Report, export, input};
 
+use serde_json::Value;
+
 use crate::args::ExportArgs;
 use crate::dataset;
 use crate::failure::{Failure, Result};
@@ -54,9 +56,7 @@ pub fn run(args: &ExportArgs) -> Result {
         if let Some(bundle) = bundle {
             value["bundle"] = serde_json::to_value(&bundle).map_err(Failure::broken)?;
         }
-        if let Some::<Gate>(gate) = gate {
-            value["gate"] = serde_json::to_value(&gate).map_err(Failure::broken)?;
-        }
+        add_gate(&mut value, gate.as_ref())?;
         print::json(&value);
     }
     Ok(())
@@ -81,12 +81,28 @@ fn repository(args: &ExportArgs, layout: &str, formats: &[Format]) -> Result {
         max_delay_us: args.max_delay_us,
         file: options(args, format, 1)?,
     };
-    let TritonReport { files, parity } = triton::write(&args.model, &options)?;
+    let (TritonReport { files, parity }, gate) = match format {
+        Format::OnnxInt8 => {
+            let (report, gate) = super::export_int8::write_repository(args, &options)?;
+            (report, Some(gate))
+        }
+        _ => (triton::write(&args.model, &options)?, None),
+    };
     let report = Report { files, parity };
     if args.json {
-        print::json(&report);
+        let mut value = serde_json::to_value(&report).map_err(Failure::broken)?;
+        add_gate(&mut value, gate.as_ref())?;
+        print::json(&value);
     } else {
         show(&report);
+        gate.iter().for_each(super::export_int8::show_gate);
+    }
+    Ok(())
+}
+
+fn add_gate(report: &mut Value, gate: Option<&Gate>) -> Result {
+    if let Some(gate) = gate {
+        report["gate"] = serde_json::to_value(gate).map_err(Failure::broken)?;
     }
     Ok(())
 }

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use ::export::quantize::{self, Gate, Options, Pictures, pictures::PROCEDURAL};
-use ::export::{ExportError, Written};
+use ::export::quantize::{self, Gate, Options, Pictures, Quantization, pictures::PROCEDURAL};
+use ::export::triton::{self, TritonOptions, TritonReport};
+use ::export::{Encoded, ExportError, Written};
 use ::export::{accuracy, bundle};
 use models::{Granularity, Manifest};
 
@@ -14,18 +15,40 @@ use crate::print::{self, Table, percent, thousands};
 
 /// Writes the file if it is good enough, or by force.
 pub fn write(args: &ExportArgs, out: Option<&Path>) -> Result<(Written, Gate)> {
-    if args.input != "f32-nchw" {
-        return Err(Failure::mendable(format!(
-            "--input {}: a file in int8 takes f32-nchw, found another; leave --input out",
-            args.input
-        )));
+    check_input(args)?;
+    let (written, gate) = quantize::export(&args.model, out, &pictures(args)?, &options(args)?)?;
+    note_refusals(&gate);
+    Ok((written, gate))
+}
+
+/// The same into a model repository.
+pub fn write_repository(args: &ExportArgs, repository: &TritonOptions) -> Result<(TritonReport, Gate)> {
+    check_input(args)?;
+    let (pictures, options) = (pictures(args)?, options(args)?);
+    let mut judged = None;
+    let report = triton::write_with(&args.model, repository, |manifest, weights, out| {
+        let Quantization { bytes, gate } = quantize::quantize(manifest, weights, out, &pictures, &options)?;
+        judged = Some(gate);
+        Ok(Encoded { bytes, parity: Vec::new() })
+    })?;
+    let gate = judged.ok_or_else(|| Failure::broken("a repository was written without its network"))?;
+    note_refusals(&gate);
+    Ok((report, gate))
+}
+
+fn check_input(args: &ExportArgs) -> Result {
+    match args.input.as_str() {
+        "f32-nchw" => Ok(()),
+        other => Err(Failure::mendable(format!(
+            "--input {other}: a file in int8 takes f32-nchw, found another; leave --input out"
+        ))),
     }
-    let pictures = pictures(args)?;
-    let (written, gate) = quantize::export(&args.model, out, &pictures, &options(args)?)?;
+}
+
+fn note_refusals(gate: &Gate) {
     for refusal in &gate.refusals {
         print::note(format!("written by --force and marked in its metadata: {refusal}"));
     }
-    Ok((written, gate))
 }
 
 fn options(args: &ExportArgs) -> Result<Options> {

@@ -1,25 +1,16 @@
 //! IDX, STL-10 and FER+ on small files in their authors' layouts, and on files that are not what they should be.
 #![allow(clippy::unwrap_used)] // a test that panics has failed
 
+mod opening;
+
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use data::{Dataset, OpenOptions, PictureShape, Result, open};
+use data::{OpenOptions, PictureShape, open};
 use flate2::{Compression, write::GzEncoder};
+use opening::{error_of, open_path, options};
 use tempfile::TempDir;
-
-fn options() -> OpenOptions {
-    OpenOptions { threads: 2, ..Default::default() }
-}
-
-fn open_path(path: &Path) -> Result<Dataset> {
-    open(path.to_str().unwrap(), &options())
-}
-
-fn error_of(path: &Path) -> String {
-    open_path(path).unwrap_err().to_string()
-}
 
 fn assert_says(error: &str, expected: &[&str]) {
     assert!(expected.iter().all(|part| error.contains(part)), "{error} lacks one of {expected:?}");

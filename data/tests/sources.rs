@@ -1,25 +1,16 @@
 //! Every source on small files in its true layout, and on files that are not what they should be.
 #![allow(clippy::unwrap_used)] // a test that panics has failed
 
+mod opening;
+
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-use data::{Dataset, OpenOptions, PictureShape, Result, inspect, open};
+use data::{OpenOptions, PictureShape, inspect, open};
+use opening::{error_of, open_path, options};
 use tempfile::TempDir;
-
-fn options() -> OpenOptions {
-    OpenOptions { threads: 2, ..Default::default() }
-}
-
-fn open_path(path: &Path) -> Result<Dataset> {
-    open(path.to_str().unwrap(), &options())
-}
-
-fn error_of(path: &Path) -> String {
-    open_path(path).unwrap_err().to_string()
-}
 
 fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)

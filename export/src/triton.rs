@@ -5,12 +5,13 @@ use std::fmt::Write;
 use std::path::Path;
 
 use models::bundle::name_of;
+use models::{Manifest, Weights};
 use onnx::{Contract, Element, ModelProto};
 use serde::Serialize;
 
 use crate::bundle::write_folder;
 use crate::run::{run_name, weights_file};
-use crate::{ExportError, Options, Parity, Result, Written, encode};
+use crate::{Encoded, ExportError, Options, Parity, Result, Written, encode};
 
 /// Name of the labels' file in the repository.
 const LABELS: &str = "labels.txt";
@@ -46,6 +47,18 @@ pub struct TritonReport {
 /// # Errors
 /// As [`crate::export`]; [`ExportError::Triton`] for what Triton does not take.
 pub fn write(source: &Path, options: &TritonOptions) -> Result<TritonReport> {
+    write_with(source, options, |manifest, weights, out| encode(manifest, weights, out, &options.file))
+}
+
+/// The same for a file that somebody else makes of the network; what it is called in errors is the third argument.
+///
+/// # Errors
+/// As [`write`], and those of `encode`.
+pub fn write_with(
+    source: &Path,
+    options: &TritonOptions,
+    encode: impl FnOnce(&Manifest, &Weights, &Path) -> Result<Encoded>,
+) -> Result<TritonReport> {
     let file = weights_file(source);
     let (manifest, weights) = models::load(&file)?;
     let name = options.name.clone().unwrap_or_else(|| name_of(&run_name(source)));
@@ -56,7 +69,7 @@ pub fn write(source: &Path, options: &TritonOptions) -> Result<TritonReport> {
         return Err(ExportError::NotABundle { path: folder });
     }
     let network = format!("{}/model.onnx", options.version);
-    let encoded = encode(&manifest, &weights, &folder.join(&network), &options.file)?;
+    let encoded = encode(&manifest, &weights, &folder.join(&network))?;
     let contract = Contract::of(&ModelProto::read(&encoded.bytes)?)?;
     let config = config(&name, &contract, options);
     let labels = manifest.labels.iter().fold(String::new(), |text, label| text + label + "\n");

@@ -136,7 +136,14 @@ fn a_package_and_a_model_repository_are_whole_folders() {
         folder.path(),
         "export runs/a --layout triton --out repository --model-name pets --model-version 2",
     );
-    for file in ["2/model.onnx", "config.pbtxt", "labels.txt"] {
-        assert!(folder.path().join("repository/pets").join(file).is_file(), "{file}");
+    let quick = "--format onnx-int8 --calibrate procedural --calibration-pictures 8 --held-out 8 --force";
+    succeed(
+        folder.path(),
+        &format!("export runs/a {quick} --layout triton --out repository --model-name bytes"),
+    );
+    for file in ["pets/2/model.onnx", "bytes/1/model.onnx", "bytes/config.pbtxt", "bytes/labels.txt"] {
+        assert!(folder.path().join("repository").join(file).is_file(), "{file}");
     }
+    let of_bytes = "eval repository/bytes/1/model.onnx --data synth:60/40 --engine native";
+    assert!(succeed(folder.path(), of_bytes).contains("accuracy"));
 }
