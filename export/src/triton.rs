@@ -53,7 +53,7 @@ pub fn write(source: &Path, options: &TritonOptions) -> Result<TritonReport> {
 /// The same for a file that somebody else makes of the network; what it is called in errors is the third argument.
 ///
 /// # Errors
-/// As [`write`], and those of `encode`.
+/// As [`write()`], and those of `encode`.
 pub fn write_with(
     source: &Path,
     options: &TritonOptions,
