@@ -1,6 +1,6 @@
 //! PyTorch's `.pth`: the floats of a state dict out of the bytes of `torch.save`.
 //!
-//! A file is a zip archive ([`archive`]) of a pickle ([`pickle`]), which says how tensors view storages, and the storages'
+//! A file is a zip archive (`archive.rs`) of a pickle (`pickle.rs`), which says how tensors view storages, and the storages'
 //! bytes. A file may be a stranger's: no code in it is run, no length is believed, a tensor reads only within its storage,
 //! and all tensors together have no more values than the file has bytes, however often they show the same ones.
 //!
