@@ -178,6 +178,16 @@ def unlock(driver):
     wait(driver, "the key was not taken", lambda: not field.is_displayed())
 
 
+def check_links(driver):
+    """A link carries no key, so the page fetches what it leads to."""
+    page = driver.current_url
+    driver.find_element(By.LINK_TEXT, "Metrics").click()
+    text = lambda: driver.find_element(By.TAG_NAME, "body").text
+    wait(driver, "no metrics", lambda: "distill_http_requests_total" in text())
+    driver.get(page)
+    unlock(driver)
+
+
 def check(driver):
     first = [FOLDER / picture["file"] for picture in EXPECTED[0]["pictures"]]
     broken = FOLDER / "broken.png"
@@ -210,6 +220,7 @@ def check(driver):
         assert f"{len(labels)} classes" in driver.find_element(By.ID, "model").text
     driver.find_element(By.ID, "clear").click()
     assert not cards(driver)
+    check_links(driver)
 
 
 def main():

@@ -33,6 +33,13 @@ async function ask(path, options = {}) {
   throw error;
 }
 
+// A link carries no key: what it leads to is fetched with it and shown in the page's place.
+async function follow(path) {
+  const response = await fetch(path, { headers: { authorization: `Bearer ${key}` }, credentials: "same-origin" });
+  const text = await response.text();
+  location.assign(URL.createObjectURL(new Blob([text], { type: "text/plain" })));
+}
+
 function classifyPath() {
   const [model, version] = JSON.parse($("models").value || "[]");
   if (!model) return `v1/classify?top=${TOP}`;
@@ -353,6 +360,12 @@ function listen() {
   $("repeat").addEventListener("click", () => (repeating ? stop() : start()));
   $("lanes").addEventListener("change", () => { if (repeating) start(); });
   $("clear").addEventListener("click", clear);
+  $("links").addEventListener("click", (event) => {
+    const path = event.target.getAttribute("href");
+    if (!key || !path) return;
+    event.preventDefault();
+    follow(path).catch((error) => { $("notice").textContent = error.message; });
+  });
   $("unlock").addEventListener("submit", (event) => {
     event.preventDefault();
     key = $("key").value;
