@@ -11,7 +11,8 @@ pub fn trim() {
     }
 }
 
-#[cfg(all(test, target_os = "linux", target_env = "gnu"))]
+#[cfg(test)]
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod tests {
     /// Pages of this process that are in memory.
     fn resident() -> usize {
