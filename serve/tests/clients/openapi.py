@@ -9,7 +9,7 @@ import tempfile
 
 URL = sys.argv[1]
 HERE = pathlib.Path(__file__).parent
-# One worker: up to Python 3.11.8 and 3.12.1 two threads that parse Python at once, as its strategies do, may end in a
+# One worker: in Python 3.11 and early 3.12 two threads that parse Python at once, as its strategies do, may end in a
 # SystemError (cpython #106905).
 COMMAND = [
     sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()", "run", f"{URL}/openapi.json",
