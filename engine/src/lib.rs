@@ -23,7 +23,6 @@
 #[doc(hidden)] // public for the benchmarks alone
 pub mod buffer;
 mod error;
-pub mod heap;
 #[doc(hidden)] // public for the benchmarks alone
 pub mod kernels;
 pub mod limits;

@@ -17,6 +17,11 @@ A MODEL is a run's or a bundle's folder, a model.safetensors or an .onnx file of
 default; those of one NAME are its versions.
 ";
 
+/// Pictures, bodies and reloaded networks come and go in all sizes and from all threads; this allocator gives their pages
+/// back, where the system's keeps ever more of them.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// How a process ends that was told to stop twice: as the second Ctrl-C would have ended it.
 const INTERRUPTED: u8 = 130;
 /// Columns of the names in the help.

@@ -27,18 +27,11 @@ pub(crate) struct Workshop {
 pub(crate) fn start(workshop: &Workshop, workers: usize) -> Result<()> {
     let engines = (0..workers).map(|_| workshop.served.engine()).collect::<Result<Vec<_>>>()?;
     for (index, engine) in engines.into_iter().enumerate() {
-        let worker = Worker { engine, shop: workshop.clone() };
+        let mut worker = Worker { engine, shop: workshop.clone() };
         let thread = std::thread::Builder::new().name(format!("engine-{index}"));
-        thread.spawn(move || live(worker)).map_err(ServeError::io("start a worker thread"))?;
+        thread.spawn(move || worker.work()).map_err(ServeError::io("start a worker thread"))?;
     }
     Ok(())
-}
-
-/// A worker's life. When it ends a version was replaced, and what that leaves behind is much.
-fn live(mut worker: Worker) {
-    worker.work();
-    drop(worker);
-    engine::heap::trim();
 }
 
 struct Worker {
