@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ::data::score::{Score, Tally};
 use ::data::{Dataset, OpenOptions, Selection};
 use ::export::quantize::{self, Calibration, Pictures};
 use ::export::{ExportError, Format, export_network};
@@ -13,13 +12,12 @@ use models::{Granularity, Manifest, Weights};
 use serve::bench::{Artefact, Host, MadeBy, Share, Variant};
 use serve::{Card, Engine};
 use tempfile::TempDir;
+use train::evaluate_with;
 
 use crate::args::BenchArgs;
 use crate::failure::{Failure, Result};
 use crate::print;
 
-/// Pictures that go through an engine at once where its accuracy is measured.
-const BATCH: usize = 128;
 /// Procedural pictures that ranges of random weights come from, and that the quantized network is tried on.
 const CALIBRATION: [usize; 2] = [32, 8];
 
@@ -90,17 +88,10 @@ impl BenchHost {
         if pictures.is_empty() {
             return Err(format!("{source} has no labeled test part"));
         }
-        let score = score(&pictures, card.labels.len(), engine).map_err(|error| error.to_string())?;
-        Ok(Share { top1: score.top1, count: score.count, pictures: format!("test part of {source}") })
+        let answer = |batch: &[u8]| engine.run(batch).map(<[f32]>::to_vec);
+        let found = evaluate_with(&pictures, card.labels.len(), answer).map_err(|error| error.to_string())?;
+        Ok(Share { top1: found.accuracy, count: found.pictures, pictures: format!("test part of {source}") })
     }
-}
-
-fn score(pictures: &Selection<'_>, classes: usize, engine: &mut dyn Engine) -> serve::Result<Score> {
-    let mut tally = Tally::default();
-    for batch in pictures.batches(BATCH) {
-        tally.add_all(engine.run(&batch.pixels)?, &batch.labels, classes);
-    }
-    Ok(tally.score())
 }
 
 impl Host for BenchHost {

@@ -8,7 +8,6 @@ use ::export::bundle::{self, BundleOptions, BundleReport};
 use ::export::quantize::Gate;
 use ::export::triton::{self, TritonOptions, TritonReport};
 use ::export::{Format, Options, Report, export, input};
-
 use serde_json::Value;
 
 use crate::args::ExportArgs;

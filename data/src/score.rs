@@ -103,6 +103,7 @@ mod tests {
             let first = (0..3).find(|&class| rank(&logits, class) == 0);
             assert_eq!(first, Some(best_class(&logits)), "{logits:?}");
         }
+        assert_eq!(best_class(&[1.0, 3.0, 3.0]), 1);
         assert_eq!(best_class(&[f32::NAN; 3]), 0);
         assert_eq!(rank(&[f32::NAN; 3], 0), usize::MAX, "what is no number is never right");
     }
@@ -111,6 +112,8 @@ mod tests {
     fn agreement_is_about_best_classes() {
         let classes = |values: [f32; 4]| best_classes(&values, 2);
         assert_eq!(agreement(&classes([1.0, 0.0, 0.0, 1.0]), &classes([9.0, 8.0, 3.0, 2.0])), 0.5);
+        assert_eq!(agreement(&classes([1.0, f32::NAN, 0.0, 0.0]), &classes([1.0, 0.0, 0.0, 0.0])), 1.0);
+        assert_eq!(agreement(&[1, 2, 3, 4], &[1, 2, 0, 4]), 0.75);
         assert_eq!(agreement(&[], &[]), 0.0);
     }
 }

@@ -13,6 +13,7 @@ from urllib.parse import urlparse
 from urllib.request import Request, urlopen
 
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
@@ -64,7 +65,9 @@ def cards(driver):
 
 
 def wait(driver, what, done, seconds=20):
-    return WebDriverWait(driver, seconds, 0.05).until(lambda _: done(), what)
+    """Until `done` is true; an element that the page replaced while it was looked at counts as not yet."""
+    waiting = WebDriverWait(driver, seconds, 0.05, ignored_exceptions=[StaleElementReferenceException])
+    return waiting.until(lambda _: done(), what)
 
 
 def card_of(driver, name):
