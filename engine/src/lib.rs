@@ -22,6 +22,8 @@
 
 #[doc(hidden)] // public for the benchmarks alone
 pub mod buffer;
+#[cfg_attr(not(feature = "cuda-core"), path = "cuda/absent.rs")]
+mod cuda;
 mod error;
 #[doc(hidden)] // public for the benchmarks alone
 pub mod kernels;

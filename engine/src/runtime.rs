@@ -3,6 +3,7 @@
 use std::str::FromStr;
 use std::sync::Arc;
 
+use crate::cuda::Gpu;
 use crate::pool::Pool;
 use crate::simd::Isa;
 use crate::{EngineError, Result};
@@ -41,6 +42,7 @@ impl FromStr for Device {
 #[derive(Clone, Debug)]
 pub struct Runtime {
     pool: Arc<Pool>,
+    gpu: Option<Arc<Gpu>>,
 }
 
 impl Runtime {
@@ -49,8 +51,7 @@ impl Runtime {
     /// # Errors
     /// [`EngineError::Device`] if this build or machine lacks the device.
     pub fn new(device: Device, threads: usize) -> Result<Self> {
-        Self::check(device)?;
-        Ok(Self { pool: Arc::new(Pool::new(count(threads))) })
+        Self::open(device, Pool::new(count(threads)))
     }
 
     /// The same with the instruction set of this name (see [`Runtime::isa`]) instead of the machine's best.
@@ -58,7 +59,6 @@ impl Runtime {
     /// # Errors
     /// [`EngineError::Device`] if the machine lacks it, [`EngineError::Unknown`] if nothing is called so.
     pub fn with_isa(device: Device, threads: usize, isa: &str) -> Result<Self> {
-        Self::check(device)?;
         let known = || Isa::ALL.map(Isa::name).join(", ");
         let found = Isa::ALL.into_iter().find(|known| known.name() == isa).ok_or_else(|| {
             EngineError::Unknown { kind: "instruction set", name: isa.into(), known: known() }
@@ -67,17 +67,15 @@ impl Runtime {
             let reason = "this processor does not have it".into();
             return Err(EngineError::Device { device: isa.into(), reason });
         }
-        Ok(Self { pool: Arc::new(Pool::with_isa(count(threads), found)) })
+        Self::open(device, Pool::with_isa(count(threads), found))
     }
 
-    fn check(device: Device) -> Result<()> {
-        match device {
-            Device::Cpu => Ok(()),
-            Device::Cuda(_) => Err(EngineError::Device {
-                device: "cuda".into(),
-                reason: "this build has no CUDA support; use --device cpu".into(),
-            }),
-        }
+    fn open(device: Device, pool: Pool) -> Result<Self> {
+        let gpu = match device {
+            Device::Cpu => None,
+            Device::Cuda(index) => Some(Arc::new(Gpu::open(index)?)),
+        };
+        Ok(Self { pool: Arc::new(pool), gpu })
     }
 
     /// Threads that compute, the caller's among them.
@@ -93,11 +91,16 @@ impl Runtime {
     /// A runtime on a pool of a test's own.
     #[cfg(test)]
     pub(crate) fn of_pool(pool: Pool) -> Self {
-        Self { pool: Arc::new(pool) }
+        Self { pool: Arc::new(pool), gpu: None }
     }
 
     pub(crate) fn pool(&self) -> &Pool {
         &self.pool
+    }
+
+    /// The GPU that networks of this runtime live on.
+    pub(crate) fn gpu(&self) -> Option<&Arc<Gpu>> {
+        self.gpu.as_ref()
     }
 }
 

@@ -1,0 +1,18 @@
+//! Stands for the engine's part on GPUs in builds without it: opening one is an error that says so.
+
+use crate::{EngineError, Result};
+
+/// No GPU: this build cannot make one.
+#[derive(Debug)]
+pub(crate) enum Gpu {}
+
+impl Gpu {
+    /// # Errors
+    /// Always [`EngineError::Device`].
+    pub(crate) fn open(index: usize) -> Result<Self> {
+        Err(EngineError::Device {
+            device: format!("cuda:{index}"),
+            reason: "this build has no CUDA support; use --device cpu, or build with --features cuda".into(),
+        })
+    }
+}
