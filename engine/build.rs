@@ -44,7 +44,8 @@ fn compile(target: &Path) -> Result<(), Box<dyn Error>> {
     if output.status.success() {
         return Ok(());
     }
-    Err(format!("{command:?} ended with {}\n{}", output.status, String::from_utf8_lossy(&output.stderr)).into())
+    Err(format!("{command:?} ended with {}\n{}", output.status, String::from_utf8_lossy(&output.stderr))
+        .into())
 }
 
 /// The compiler that `NVCC` names, that of `CUDA_HOME` or `CUDA_PATH`, or the one on the path.

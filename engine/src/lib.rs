@@ -25,6 +25,8 @@ pub mod buffer;
 #[cfg_attr(not(feature = "cuda-core"), path = "cuda/absent.rs")]
 mod cuda;
 mod error;
+mod home;
+mod host;
 #[doc(hidden)] // public for the benchmarks alone
 pub mod kernels;
 pub mod limits;
@@ -54,7 +56,7 @@ pub use net::{BatchNormMode, Fwd, Grad, Net, Outputs, Step};
 pub use optimizer::Optimizer;
 pub use profile::{NodeProfile, Pass, Profile};
 pub use quantized::{Observer, Point, Quantized};
-pub use runtime::{Device, Runtime};
+pub use runtime::{Device, Precision, Runtime};
 
 /// Result of an engine call.
 pub type Result<T, E = EngineError> = std::result::Result<T, E>;

@@ -21,10 +21,10 @@
 use models::Graph;
 
 use crate::Result;
-use crate::kernels::conv::WeightFormat;
+use crate::kernels::conv::{WeightFormat, WeightOrder};
 use crate::optimizer::Optimizer;
 use crate::plan::fold::{Folding, Forms};
-use crate::plan::{Plan, Purpose, lower};
+use crate::plan::{Format, Plan, Purpose, lower};
 use crate::theta::{FlatOrders, Table};
 
 /// Memory of a network in training, in bytes.
@@ -74,7 +74,7 @@ impl InferenceMemory {
 /// If the graph has no `logits`.
 pub fn training(graph: &Graph, batch: usize, optimizer: Optimizer, average: bool) -> Result<TrainingMemory> {
     let orders = FlatOrders::of(graph);
-    let table = Table::new(graph, &orders);
+    let table = Table::new(graph, &orders, WeightOrder::Blocked);
     let plan = plan(graph, &table, &orders, batch, None)?;
     let (theta, statistics) = (bytes(table.theta_length), bytes(table.statistics_length));
     Ok(TrainingMemory {
@@ -93,7 +93,7 @@ pub fn training(graph: &Graph, batch: usize, optimizer: Optimizer, average: bool
 /// If the graph has no `logits`.
 pub fn inference(graph: &Graph, batch: usize, format: WeightFormat) -> Result<InferenceMemory> {
     let orders = FlatOrders::of(graph);
-    let table = Table::new(graph, &orders);
+    let table = Table::new(graph, &orders, WeightOrder::Blocked);
     let folding = Folding::new(graph, &table, Forms::Fastest(format));
     let plan = plan(graph, &table, &orders, batch, Some(&folding))?;
     Ok(InferenceMemory { weights: bytes(folding.len), arena: bytes(plan.arena_len) })
@@ -116,6 +116,7 @@ fn plan(
         images: false,
         frozen: &vec![false; graph.nodes().len()],
         want: &[graph.output("logits")?],
+        maps: Format::F32,
     };
     Ok(lower(graph, table, orders, &purpose))
 }

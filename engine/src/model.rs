@@ -3,19 +3,20 @@
 //! Never here: gradients, batch statistics. A run of a size seen before works in the memory it has and takes no lock.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use models::{Array, Graph, NodeId, Role, Shape, Weights};
 
 use crate::buffer::Buffer;
+use crate::home::{Call, Home, Structure};
 use crate::kernels::conv::WeightFormat;
-use crate::memory::InferenceMemory;
-use crate::plan::fold::{Folding, Forms, Share};
+use crate::memory::{InferenceMemory, TrainingMemory};
+use crate::plan::fold::{Forms, Share};
 use crate::plan::{OutputRef, Plan, Purpose, lower};
 use crate::profile::{Profile, Recorder};
 use crate::random::Stream;
 use crate::run::{Run, Statistics, Timings, copy_outputs, forward};
-use crate::theta::{FlatOrders, MapOrder, Table};
+use crate::theta::MapOrder;
 use crate::{EngineError, Result, Runtime};
 
 /// Pictures as a contiguous batch, NHWC.
@@ -64,13 +65,18 @@ impl<'a> Images<'a> {
 
 /// What clones of a model share: the folded, packed weights and where they lie.
 struct Packed {
-    graph: Graph,
-    table: Table,
-    orders: FlatOrders,
-    folding: Folding,
+    structure: Structure,
     weights: Buffer,
     frozen: Vec<bool>,
-    runtime: Runtime,
+    /// Where the network lives, if not in `weights`.
+    device: Option<Mutex<Box<dyn Home>>>,
+}
+
+impl Packed {
+    /// The network of a device; a thread that panicked while it held it left it as it was.
+    fn device(&self) -> Option<MutexGuard<'_, Box<dyn Home>>> {
+        self.device.as_ref().map(|home| home.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// A plan for one batch size and output.
@@ -94,7 +100,7 @@ pub struct Model {
 
 impl fmt::Debug for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let nodes = self.packed.graph.nodes().len();
+        let nodes = self.graph().nodes().len();
         f.debug_struct("Model").field("nodes", &nodes).field("weights", &self.packed.weights.len()).finish()
     }
 }
@@ -134,17 +140,18 @@ impl Model {
     }
 
     fn with_forms(graph: &Graph, weights: &Weights, forms: Forms, runtime: &Runtime) -> Result<Self> {
-        let orders = FlatOrders::of(graph);
-        let table = Table::new(graph, &orders);
-        table.check(weights)?;
-        let (mut theta, mut statistics) =
-            (Buffer::zeros(table.theta_length), Buffer::zeros(table.statistics_length));
-        table.pack(weights, &mut theta, &mut statistics);
-        let folding = Folding::new(graph, &table, forms);
-        let weights = folding.fold(runtime.pool(), graph, &table, &theta, &statistics);
+        let structure = Structure::new(graph.clone(), forms, runtime);
+        let (theta, statistics) = structure.table.packed(weights)?;
         let frozen = vec![false; graph.nodes().len()];
-        let (graph, runtime) = (graph.clone(), runtime.clone());
-        let packed = Packed { graph, table, orders, folding, weights, frozen, runtime };
+        let packed = if runtime.folds() {
+            let Structure { table, folding, .. } = &structure;
+            let weights = folding.fold(runtime.pool(), graph, table, &theta, &statistics);
+            Packed { structure, weights, frozen, device: None }
+        } else {
+            let mut home = runtime.home()?;
+            home.load(theta, statistics)?;
+            Packed { structure, weights: Buffer::default(), frozen, device: Some(Mutex::new(home)) }
+        };
         Ok(Self::with(Arc::new(packed), Vec::new()))
     }
 
@@ -155,7 +162,7 @@ impl Model {
 
     /// The network.
     pub fn graph(&self) -> &Graph {
-        &self.packed.graph
+        &self.packed.structure.graph
     }
 
     /// Runs a batch and returns the `logits` output, `[n, classes]` row-major, valid until the next call.
@@ -171,32 +178,54 @@ impl Model {
     /// # Errors
     /// As [`Model::run`], and if there is no such output.
     pub fn run_output(&mut self, images: Images<'_>, output: &str) -> Result<&[f32]> {
-        let node = self.packed.graph.output(output)?;
-        let plan = self.plan(images.count(&self.packed.graph)?, node);
+        let node = self.graph().output(output)?;
+        let plan = self.plan(images.count(self.graph())?, node);
+        self.result.resize(plan.output_len, 0.0);
+        let packed = Arc::clone(&self.packed);
+        match packed.device() {
+            Some(mut home) => self.run_on(&mut **home, &plan, images)?,
+            None => self.run_here(&plan, images),
+        }
+        Ok(self.in_torch_order(node))
+    }
+
+    fn run_on(&mut self, home: &mut dyn Home, plan: &Arc<Plan>, images: Images<'_>) -> Result<()> {
+        let structure = &self.packed.structure;
+        let draws = Stream::new(0);
+        let call = Call { structure, plan, draws, update: false, folded: false, keep: false };
+        let mut timings = self.recorder.is_some().then(|| Timings::new(plan.steps.len()));
+        home.forward(&call, images, &mut self.result, timings.as_mut())?;
+        if let (Some(recorder), Some(timings)) = (&mut self.recorder, &timings) {
+            recorder.forward(&structure.graph, plan, timings);
+        }
+        Ok(())
+    }
+
+    fn run_here(&mut self, plan: &Arc<Plan>, images: Images<'_>) {
         if self.arena.len() < plan.arena_len {
             self.arena = Buffer::zeros(plan.arena_len);
         }
-        let packed = Arc::clone(&self.packed);
-        let run = Run {
-            pool: packed.runtime.pool(),
-            plan: &plan,
-            parameters: &packed.weights,
-            draws: Stream::new(0),
-        };
+        let Packed { structure, weights, .. } = &*self.packed;
+        let pool = structure.runtime.pool();
+        let run = Run { pool, plan, parameters: weights, draws: Stream::new(0) };
         let mut timings = self.recorder.is_some().then(|| Timings::new(plan.steps.len()));
         forward(&run, &mut self.arena, images, Statistics::Keep(&[]), timings.as_mut());
         if let (Some(recorder), Some(timings)) = (&mut self.recorder, &timings) {
-            recorder.forward(&packed.graph, &plan, timings);
+            recorder.forward(&structure.graph, plan, timings);
         }
-        self.result.resize(plan.output_len, 0.0);
         copy_outputs(&run, &mut self.arena, &mut self.result);
-        Ok(self.in_torch_order(node))
     }
 
     /// What this model holds at the moment: after an answer, what [`crate::memory::inference`] foretells for its batch.
     pub fn memory(&self) -> InferenceMemory {
         let bytes = |buffer: &Buffer| (buffer.len() * size_of::<f32>()) as u64;
-        InferenceMemory { weights: bytes(&self.packed.weights), arena: bytes(&self.arena) }
+        match self.packed.device() {
+            None => InferenceMemory { weights: bytes(&self.packed.weights), arena: bytes(&self.arena) },
+            Some(home) => {
+                let TrainingMemory { parameters, statistics, arena, .. } = home.memory();
+                InferenceMemory { weights: parameters + statistics, arena }
+            }
+        }
     }
 
     /// Takes the time of every step from here on; [`Model::profile`] returns it. What was taken before is forgotten.
@@ -211,7 +240,7 @@ impl Model {
 
     /// The plan that answers one picture with `output`, and the folded weights that it reads.
     pub(crate) fn folded(&mut self, output: &str) -> Result<(Arc<Plan>, &[f32])> {
-        let node = self.packed.graph.output(output)?;
+        let node = self.graph().output(output)?;
         let plan = self.plan(1, node);
         Ok((plan, &self.packed.weights))
     }
@@ -219,7 +248,7 @@ impl Model {
     /// The weight and bias of a convolution or linear layer with batch norm folded in, in torch's layout; of a model
     /// whose weights lie as in theta.
     pub(crate) fn folded_layer(&self, node: NodeId) -> Option<(Array, Option<&[f32]>)> {
-        let Packed { table, folding, weights, .. } = &*self.packed;
+        let Packed { structure: Structure { table, folding, .. }, weights, .. } = &*self.packed;
         let Some(Share::Conv { weight, bias, .. }) = folding.share(node) else { return None };
         let segment = &table.segments[table.index_of(node, Role::Weight)?];
         let mut torch = vec![0.0; segment.parameter.elements()];
@@ -229,7 +258,7 @@ impl Model {
 
     /// The result; a map's positions outermost become innermost.
     fn in_torch_order(&mut self, node: NodeId) -> &[f32] {
-        match self.packed.graph.node(node).shape {
+        match self.graph().node(node).shape {
             Shape::Map { channels, height, width } if height * width > 1 => {
                 self.reordered.resize(self.result.len(), 0.0);
                 let order = MapOrder { channels, positions: height * width };
@@ -245,8 +274,13 @@ impl Model {
         {
             return Arc::clone(&found.plan);
         }
-        let Packed { graph, table, orders, folding, frozen, .. } = &*self.packed;
-        let purpose = Purpose::answering(batch, folding, frozen, std::slice::from_ref(&node));
+        let Packed { structure, frozen, .. } = &*self.packed;
+        let Structure { graph, table, orders, folding, runtime, .. } = structure;
+        let purpose = Purpose {
+            folding: runtime.folds().then_some(folding),
+            maps: runtime.maps(),
+            ..Purpose::answering(batch, folding, frozen, std::slice::from_ref(&node))
+        };
         let plan = Arc::new(lower(graph, table, orders, &purpose));
         self.plans.push(Planned { batch, node, plan: Arc::clone(&plan) });
         plan

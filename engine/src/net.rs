@@ -8,15 +8,16 @@ use candle_core::{CpuStorage, CustomOp2, DType, Device, Layout, Tensor, Var};
 use models::{Array, Graph, NodeId, Parameter, Weights};
 
 use crate::buffer::Buffer;
+use crate::home::{Call, Home, Structure, Ticket, Vector};
 use crate::memory::TrainingMemory;
 use crate::model::output_shape;
-use crate::optimizer::{Moments, Optimizer, Piece, Update, pieces, square_sum, update};
-use crate::plan::fold::{Folding, Forms};
+use crate::optimizer::{Moments, Optimizer, Update};
+use crate::plan::fold::Forms;
 use crate::plan::{OutputRef, Plan, Purpose, lower};
 use crate::profile::{Profile, Recorder};
 use crate::random::Stream;
-use crate::run::{Gradients, Run, Statistics, Timings, backward, copy_outputs, first_non_finite, forward};
-use crate::theta::{FlatOrders, Segment, Table, initial_weights};
+use crate::run::Timings;
+use crate::theta::{Segment, Table, initial_weights};
 use crate::{EngineError, Images, Result, Runtime};
 
 /// What a backward pass is to reach.
@@ -108,42 +109,33 @@ pub struct Net {
 
 impl fmt::Debug for Net {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let nodes = self.shared.graph.nodes().len();
-        f.debug_struct("Net").field("nodes", &nodes).field("theta", &self.shared.table.theta_length).finish()
+        let Structure { graph, table, .. } = &self.shared.structure;
+        f.debug_struct("Net")
+            .field("nodes", &graph.nodes().len())
+            .field("theta", &table.theta_length)
+            .finish()
     }
 }
 
 /// What a network and the ops of its forward passes share.
 struct Shared {
-    graph: Graph,
-    table: Table,
-    orders: FlatOrders,
-    folding: Folding,
-    pieces: Vec<Piece>,
-    runtime: Runtime,
+    structure: Structure,
     draws: Stream,
     /// Stands for theta in candle's records: an op without a variable among its arguments would not be recorded.
     token: Var,
     state: Mutex<State>,
-    arenas: Mutex<Vec<Buffer>>,
 }
 
-/// The vectors of a network, all in the table's layout, and what follows from them.
+/// The vectors of a network, and what follows from them.
 struct State {
-    theta: Buffer,
-    statistics: Buffer,
-    /// The statistics before the first forward that moved them since the last update.
-    statistics_before: Option<Buffer>,
-    gradient: Buffer,
+    home: Box<dyn Home>,
     /// By segment: whether the gradient holds anything.
     written: Vec<bool>,
-    moments: Moments,
     /// Counts changes of theta.
     version: u64,
     /// By node.
     frozen: Vec<bool>,
     plans: HashMap<Key, Arc<Plan>>,
-    folded: Option<Buffer>,
     recorder: Option<Recorder>,
 }
 
@@ -158,9 +150,9 @@ struct Key {
 }
 
 impl Key {
-    /// Without gradients or batch statistics the folded weights serve.
-    fn folds(&self) -> bool {
-        !(self.train || self.parameters || self.images)
+    /// Without gradients or batch statistics the folded weights serve, where the device has them.
+    fn folds(&self, structure: &Structure) -> bool {
+        structure.runtime.folds() && !(self.train || self.parameters || self.images)
     }
 }
 
@@ -170,60 +162,37 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn arenas(&self) -> MutexGuard<'_, Vec<Buffer>> {
-        self.arenas.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The smallest idle arena of at least `len` floats, or a new one in place of the smallest idle.
-    fn take_arena(&self, len: usize) -> Buffer {
-        let mut arenas = self.arenas();
-        arenas.sort_by_key(|arena| arena.len());
-        let fits = arenas.partition_point(|arena| arena.len() < len);
-        if fits < arenas.len() {
-            return arenas.remove(fits);
-        }
-        if !arenas.is_empty() {
-            arenas.remove(0);
-        }
-        drop(arenas);
-        Buffer::zeros(len)
-    }
-
     fn plan(&self, state: &mut State, key: &Key) -> Arc<Plan> {
         if let Some(plan) = state.plans.get(key) {
             return Arc::clone(plan);
         }
+        let Structure { graph, table, orders, folding, runtime, .. } = &self.structure;
         let purpose = Purpose {
             batch: key.batch,
             train: key.train,
-            folding: key.folds().then_some(&self.folding),
+            folding: key.folds(&self.structure).then_some(folding),
             parameters: key.parameters,
             images: key.images,
             frozen: &state.frozen,
             want: &key.want,
+            maps: runtime.maps(),
         };
-        let plan = Arc::new(lower(&self.graph, &self.table, &self.orders, &purpose));
+        let plan = Arc::new(lower(graph, table, orders, &purpose));
         state.plans.insert(key.clone(), Arc::clone(&plan));
         plan
     }
 
     /// By segment: whether the optimizer moves it.
     fn active(&self, state: &State) -> Vec<bool> {
-        let segments = self.table.segments.iter().zip(&state.written);
+        let segments = self.structure.table.segments.iter().zip(&state.written);
         segments.map(|(segment, &written)| written && !state.frozen[segment.parameter.node.index()]).collect()
     }
 }
 
 impl State {
-    /// Notes that theta or the statistics have changed.
-    fn changed(&mut self) {
-        self.version += 1;
-        self.folded = None;
-    }
-
     fn forget_gradient(&mut self) {
         self.written.fill(false);
-        self.statistics_before = None;
+        self.home.settle();
     }
 }
 
@@ -233,32 +202,20 @@ impl Net {
     /// # Errors
     /// [`crate::EngineError`] if the graph cannot be planned.
     pub fn new(graph: Graph, runtime: &Runtime, seed: u64) -> Result<Self> {
-        let orders = FlatOrders::of(&graph);
-        let table = Table::new(&graph, &orders);
+        let structure = Structure::new(graph, Forms::Plain, runtime);
         let state = State {
-            theta: Buffer::zeros(table.theta_length),
-            statistics: Buffer::zeros(table.statistics_length),
-            statistics_before: None,
-            gradient: Buffer::default(),
-            written: vec![false; table.segments.len()],
-            moments: Moments::default(),
+            home: runtime.home()?,
+            written: vec![false; structure.table.segments.len()],
             version: 0,
-            frozen: vec![false; graph.nodes().len()],
+            frozen: vec![false; structure.graph.nodes().len()],
             plans: HashMap::new(),
-            folded: None,
             recorder: None,
         };
         let shared = Shared {
-            folding: Folding::new(&graph, &table, Forms::Plain),
-            pieces: pieces(&table),
-            graph,
-            table,
-            orders,
-            runtime: runtime.clone(),
+            structure,
             draws: Stream::new(seed).named("draws"),
             token: Var::zeros(1, DType::F32, &Device::Cpu)?,
             state: Mutex::new(state),
-            arenas: Mutex::new(Vec::new()),
         };
         let net = Self { shared: Arc::new(shared) };
         net.load(&initial_weights(net.graph(), seed))?;
@@ -267,7 +224,7 @@ impl Net {
 
     /// The graph.
     pub fn graph(&self) -> &Graph {
-        &self.shared.graph
+        &self.shared.structure.graph
     }
 
     /// Replaces all parameters and running statistics.
@@ -275,17 +232,24 @@ impl Net {
     /// # Errors
     /// [`crate::EngineError::Weights`] listing what is missing, extra or of another shape; nothing has changed then.
     pub fn load(&self, weights: &Weights) -> Result<()> {
-        self.shared.table.check(weights)?;
+        let (theta, statistics) = self.table().packed(weights)?;
         let state = &mut *self.shared.state();
-        self.shared.table.pack(weights, &mut state.theta, &mut state.statistics);
-        state.changed();
+        state.home.load(theta, statistics)?;
+        state.version += 1;
         Ok(())
     }
 
     /// Parameters and running statistics by name, in torch's layout.
-    pub fn weights(&self) -> Weights {
+    ///
+    /// # Errors
+    /// The device's own.
+    pub fn weights(&self) -> Result<Weights> {
         let state = self.shared.state();
-        self.shared.table.unpack(&state.theta, &state.statistics)
+        Ok(self.table().unpack(&state.home.read(Vector::Theta)?, &state.home.read(Vector::Statistics)?))
+    }
+
+    fn table(&self) -> &Table {
+        &self.shared.structure.table
     }
 
     /// Copies parameters and statistics of a network of the same graph.
@@ -299,9 +263,8 @@ impl Net {
         self.check_same_graph(other)?;
         let state = &mut *self.shared.state();
         let other = other.shared.state();
-        state.theta.copy_from_slice(&other.theta);
-        state.statistics.copy_from_slice(&other.statistics);
-        state.changed();
+        state.home.copy_from(&*other.home)?;
+        state.version += 1;
         Ok(())
     }
 
@@ -310,7 +273,7 @@ impl Net {
             return Ok(());
         }
         let names = |net: &Net| -> Vec<String> {
-            net.shared.table.segments.iter().map(|segment| segment.parameter.name.clone()).collect()
+            net.table().segments.iter().map(|segment| segment.parameter.name.clone()).collect()
         };
         let (own, others) = (names(self), names(other));
         let without = |some: &[String], rest: &[String]| -> String {
@@ -358,7 +321,7 @@ impl Net {
             draws: self.shared.draws.with(fwd.step).with(u64::from(fwd.pass)),
             update: fwd.bn == BatchNormMode::Train { update: true },
             keep: tracks,
-            folded: key.folds(),
+            folded: key.folds(&self.shared.structure),
             version,
         };
         let op = NetOp { shared: Arc::clone(&self.shared), plan, pass, kept: Mutex::new(Kept::Nothing) };
@@ -393,16 +356,16 @@ impl Net {
         let images = images.contiguous()?;
         let (storage, layout) = images.storage_and_layout();
         let candle_core::Storage::Cpu(storage) = &*storage else { return Ok(None) };
-        let mut arena = self.shared.take_arena(plan.arena_len);
-        let run = Run {
-            pool: self.shared.runtime.pool(),
+        let call = Call {
+            structure: &self.shared.structure,
             plan: &plan,
-            parameters: &state.theta,
             draws: self.shared.draws.with(fwd.step).with(u64::from(fwd.pass)),
+            update: false,
+            folded: false,
+            keep: false,
         };
-        let found = first_non_finite(&run, &mut arena, pixels(storage, layout)?, &state.statistics);
-        self.shared.arenas().push(arena);
-        Ok(found.map(|step| self.graph().node(step.last()).name.clone()))
+        let found = state.home.first_non_finite(&call, pixels(storage, layout)?)?;
+        Ok(found.map(|step| self.graph().node(plan.steps[step].last()).name.clone()))
     }
 
     /// Forgets the accumulated gradient: the next backward overwrites.
@@ -412,13 +375,14 @@ impl Net {
 
     /// Gives a step up: forgets the gradient, and takes the running statistics back to where they were after the last
     /// update.
-    pub fn discard_step(&self) {
+    ///
+    /// # Errors
+    /// The device's own.
+    pub fn discard_step(&self) -> Result<()> {
         let state = &mut *self.shared.state();
-        if let Some(before) = state.statistics_before.take() {
-            state.statistics = before;
-            state.folded = None;
-        }
+        state.home.discard_statistics()?;
         state.forget_gradient();
+        Ok(())
     }
 
     /// Gradient of a parameter in torch's layout; zeros if no backward has reached it since `zero_grad`.
@@ -426,37 +390,40 @@ impl Net {
     /// # Errors
     /// An unknown name.
     pub fn grad(&self, parameter: &str) -> Result<Array> {
-        let table = &self.shared.table;
-        let index = table.find(parameter)?;
-        let segment = &table.segments[index];
+        let index = self.table().find(parameter)?;
+        let segment = &self.table().segments[index];
         let state = self.shared.state();
         if !state.written[index] {
             return Ok(Array::full(segment.parameter.shape.clone(), 0.0));
         }
-        Ok(segment.unpack(&state.gradient))
+        Ok(segment.unpack(&state.home.read(Vector::Gradient)?))
     }
 
     /// Euclidean norm of the whole gradient.
-    pub fn grad_norm(&self) -> f64 {
+    ///
+    /// # Errors
+    /// The device's own.
+    pub fn grad_norm(&self) -> Result<f64> {
         let state = self.shared.state();
-        let active = self.shared.active(&state);
-        square_sum(self.shared.runtime.pool(), &self.shared.pieces, &active, &state.gradient).sqrt()
+        Ok(state.home.square_sum(&self.shared.structure, &self.shared.active(&state))?.sqrt())
     }
 
     /// The first parameter whose gradient is not finite.
-    pub fn non_finite_grad(&self) -> Option<String> {
-        if self.grad_norm().is_finite() {
-            return None;
+    ///
+    /// # Errors
+    /// The device's own.
+    pub fn non_finite_grad(&self) -> Result<Option<String>> {
+        if self.grad_norm()?.is_finite() {
+            return Ok(None);
         }
         let state = self.shared.state();
+        let gradient = state.home.read(Vector::Gradient)?;
         let finite = |segment: &Segment| {
-            let values = &state.gradient[segment.offset..segment.offset + segment.length];
+            let values = &gradient[segment.offset..segment.offset + segment.length];
             values.iter().all(|value| value.is_finite())
         };
-        let mut written =
-            self.shared.table.segments.iter().zip(&state.written).filter(|(_, written)| **written);
-        let (segment, _) = written.find(|(segment, _)| !finite(segment))?;
-        Some(segment.parameter.name.clone())
+        let mut written = self.table().segments.iter().zip(&state.written).filter(|(_, written)| **written);
+        Ok(written.find(|(segment, _)| !finite(segment)).map(|(segment, _)| segment.parameter.name.clone()))
     }
 
     /// Updates theta from the gradient and clears it. Parameters that no backward has reached stay as they are, as
@@ -466,31 +433,26 @@ impl Net {
     /// If the average has another graph, or is this network.
     pub fn update(&self, step: &Step<'_>) -> Result<()> {
         let mut average = match step.ema {
-            Some((average, _)) => Some(self.average_state(average)?),
+            Some((average, decay)) => Some((self.average_state(average)?, decay)),
             None => None,
         };
         let state = &mut *self.shared.state();
         let active = self.shared.active(state);
-        let pool = self.shared.runtime.pool();
-        let scale = step.grad_scale * self.clip(step, state, &active);
+        let structure = &self.shared.structure;
         let rule = Update {
             optimizer: step.optimizer,
             lr: step.lr,
             weight_decay: step.weight_decay,
-            scale,
-            pieces: &self.shared.pieces,
+            scale: step.grad_scale * self.clip(step, state, &active)?,
+            pieces: &structure.pieces,
             active: &active,
         };
-        let followed = match (&mut average, step.ema) {
-            (Some(average), Some((_, decay))) => Some((&mut *average.theta, decay)),
-            _ => None,
-        };
-        update(pool, &rule, &mut state.theta, &state.gradient, &mut state.moments, followed);
-        if let Some(average) = &mut average {
-            average.statistics.copy_from_slice(&state.statistics);
-            average.changed();
+        let followed = average.as_mut().map(|(average, decay)| (&mut *average.home as &mut dyn Home, *decay));
+        state.home.update(structure, &rule, followed)?;
+        if let Some((average, _)) = &mut average {
+            average.version += 1;
         }
-        state.changed();
+        state.version += 1;
         state.forget_gradient();
         Ok(())
     }
@@ -506,35 +468,38 @@ impl Net {
     }
 
     /// torch's `clip_grad_norm_`: the factor that brings the scaled gradient to the largest allowed norm.
-    fn clip(&self, step: &Step<'_>, state: &State, active: &[bool]) -> f32 {
-        let Some(largest) = step.clip_norm else { return 1.0 };
-        let squares = square_sum(self.shared.runtime.pool(), &self.shared.pieces, active, &state.gradient);
+    fn clip(&self, step: &Step<'_>, state: &State, active: &[bool]) -> Result<f32> {
+        let Some(largest) = step.clip_norm else { return Ok(1.0) };
+        let squares = state.home.square_sum(&self.shared.structure, active)?;
         let norm = squares.sqrt() * f64::from(step.grad_scale);
-        (f64::from(largest) / (norm + 1e-6)).min(1.0) as f32
+        Ok((f64::from(largest) / (norm + 1e-6)).min(1.0) as f32)
     }
 
     /// The optimizer's state by name (`momentum.features.0.0.weight`, ...), in torch's layout; empty before the first
     /// update. AdamW's are `exp_avg.` and `exp_avg_sq.`; `steps` counts the updates, as two numbers below 2^24.
-    pub fn optimizer_state(&self) -> Weights {
+    ///
+    /// # Errors
+    /// The device's own.
+    pub fn optimizer_state(&self) -> Result<Weights> {
         let state = self.shared.state();
-        let Moments { first, second, steps } = &state.moments;
+        let [first, second] = [state.home.read(Vector::First)?, state.home.read(Vector::Second)?];
         let mut weights = Weights::new();
-        let first_name = if second.is_some() { "exp_avg" } else { "momentum" };
-        for (prefix, buffer) in [(first_name, first), ("exp_avg_sq", second)] {
-            let Some(buffer) = buffer else { continue };
-            for segment in self.trainable_segments() {
-                weights.insert(format!("{prefix}.{}", segment.parameter.name), segment.unpack(buffer));
+        let first_name = if second.is_empty() { "momentum" } else { "exp_avg" };
+        for (prefix, vector) in [(first_name, &first), ("exp_avg_sq", &second)] {
+            for segment in self.trainable_segments().filter(|_| !vector.is_empty()) {
+                weights.insert(format!("{prefix}.{}", segment.parameter.name), segment.unpack(vector));
             }
         }
-        if first.is_some() {
+        if !first.is_empty() {
+            let steps = state.home.steps();
             let parts = [(steps >> 24) as f32, (steps & 0xff_ffff) as f32];
             weights.insert("steps".into(), Array::new([2], parts.to_vec()));
         }
-        weights
+        Ok(weights)
     }
 
     fn trainable_segments(&self) -> impl Iterator<Item = &Segment> {
-        self.shared.table.segments.iter().filter(|segment| segment.parameter.role.trainable())
+        self.table().segments.iter().filter(|segment| segment.parameter.role.trainable())
     }
 
     /// Restores what [`Net::optimizer_state`] returned.
@@ -543,8 +508,7 @@ impl Net {
     /// If names or shapes do not fit; nothing has changed then.
     pub fn load_optimizer_state(&self, weights: &Weights) -> Result<()> {
         let moments = self.moments_from(weights)?;
-        self.shared.state().moments = moments;
-        Ok(())
+        self.shared.state().home.load_moments(moments)
     }
 
     fn moments_from(&self, weights: &Weights) -> Result<Moments> {
@@ -555,7 +519,7 @@ impl Net {
         let prefixes: &[&str] = if adam { &["exp_avg", "exp_avg_sq"] } else { &["momentum"] };
         self.check_moments(weights, prefixes)?;
         let buffer = |prefix: &&str| {
-            let mut buffer = Buffer::zeros(self.shared.table.theta_length);
+            let mut buffer = Buffer::zeros(self.table().theta_length);
             for segment in self.trainable_segments() {
                 if let Some(array) = weights.get(&format!("{prefix}.{}", segment.parameter.name)) {
                     segment.pack(&array.data, &mut buffer);
@@ -600,17 +564,7 @@ impl Net {
     /// the second copy of the statistics, which goes with the update, and for a moving average, which is a network of
     /// its own.
     pub fn memory(&self) -> TrainingMemory {
-        let bytes = |buffer: &Buffer| (buffer.len() * size_of::<f32>()) as u64;
-        let optional = |buffer: &Option<Buffer>| buffer.as_ref().map_or(0, bytes);
-        let state = self.shared.state();
-        TrainingMemory {
-            parameters: bytes(&state.theta),
-            statistics: bytes(&state.statistics) + optional(&state.statistics_before),
-            gradient: bytes(&state.gradient),
-            moments: optional(&state.moments.first) + optional(&state.moments.second),
-            average: 0,
-            arena: self.shared.arenas().iter().map(bytes).sum(),
-        }
+        self.shared.state().home.memory()
     }
 
     /// Takes the time of every step from here on; [`Net::profile`] returns it. What was taken before is forgotten.
@@ -673,7 +627,7 @@ struct Pass {
 /// What a pass has kept for its backward.
 enum Kept {
     Nothing,
-    Activations(Buffer),
+    Activations(Ticket),
     Spent,
 }
 
@@ -681,8 +635,8 @@ impl Drop for NetOp {
     fn drop(&mut self) {
         let kept =
             std::mem::replace(self.kept.get_mut().unwrap_or_else(PoisonError::into_inner), Kept::Spent);
-        if let Kept::Activations(arena) = kept {
-            self.shared.arenas().push(arena);
+        if let Kept::Activations(ticket) = kept {
+            self.shared.state().home.release(ticket);
         }
     }
 }
@@ -692,54 +646,31 @@ impl NetOp {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run<'a>(&'a self, parameters: &'a [f32]) -> Run<'a> {
-        Run { pool: self.shared.runtime.pool(), plan: &self.plan, parameters, draws: self.pass.draws }
+    fn call(&self) -> Call<'_> {
+        let Pass { draws, update, keep, folded, .. } = self.pass;
+        Call { structure: &self.shared.structure, plan: &self.plan, draws, update, folded, keep }
     }
 
-    fn run_forward(&self, images: Images<'_>) -> Vec<f32> {
-        let mut arena = self.shared.take_arena(self.plan.arena_len);
+    fn run_forward(&self, images: Images<'_>) -> Result<Vec<f32>> {
         let mut joint = vec![0.0; self.plan.output_len];
         let state = &mut *self.shared.state();
         let mut timings = state.recorder.is_some().then(|| Timings::new(self.plan.steps.len()));
-        if self.pass.folded {
-            let Shared { graph, table, folding, .. } = &*self.shared;
-            let pool = self.shared.runtime.pool();
-            let fold = || folding.fold(pool, graph, table, &state.theta, &state.statistics);
-            let folded = state.folded.get_or_insert_with(fold);
-            let run = self.run(folded);
-            forward(&run, &mut arena, images, Statistics::Keep(&[]), timings.as_mut());
-            copy_outputs(&run, &mut arena, &mut joint);
-        } else {
-            let run = self.run(&state.theta);
-            let statistics = if self.pass.update {
-                state.statistics_before.get_or_insert_with(|| state.statistics.clone());
-                state.folded = None;
-                Statistics::Update(&mut state.statistics)
-            } else {
-                Statistics::Keep(&state.statistics)
-            };
-            forward(&run, &mut arena, images, statistics, timings.as_mut());
-            copy_outputs(&run, &mut arena, &mut joint);
-        }
+        let ticket = state.home.forward(&self.call(), images, &mut joint, timings.as_mut())?;
         if let (Some(recorder), Some(timings)) = (&mut state.recorder, &timings) {
-            recorder.forward(&self.shared.graph, &self.plan, timings);
+            recorder.forward(&self.shared.structure.graph, &self.plan, timings);
         }
-        if self.pass.keep {
-            *self.kept() = Kept::Activations(arena);
-        } else {
-            self.shared.arenas().push(arena);
-        }
-        joint
+        *self.kept() = ticket.map_or(Kept::Nothing, Kept::Activations);
+        Ok(joint)
     }
 
     /// Takes what forward kept.
-    fn activations(&self, version: u64) -> Result<Buffer> {
+    fn activations(&self, version: u64) -> Result<Ticket> {
         let refuse = |reason: &str| Err(EngineError::Backward { reason: reason.into() });
         if version != self.pass.version {
             return refuse("the parameters have changed since the forward pass; run it again");
         }
         match std::mem::replace(&mut *self.kept(), Kept::Spent) {
-            Kept::Activations(arena) => Ok(arena),
+            Kept::Activations(ticket) => Ok(ticket),
             Kept::Nothing => refuse("the forward pass kept nothing; ask it for a gradient"),
             Kept::Spent => {
                 refuse("a forward pass can be run back once; add losses up before, or run it again")
@@ -750,23 +681,15 @@ impl NetOp {
     /// Accumulates into the gradient; returns that of the images if they need one.
     fn run_backward(&self, joint: &[f32]) -> Result<Option<Vec<f32>>> {
         let state = &mut *self.shared.state();
-        let mut arena = self.activations(state.version)?;
-        if state.gradient.is_empty() {
-            state.gradient = Buffer::zeros(self.shared.table.theta_length);
-        }
-        let picture = self.shared.graph.input_shape().elements();
+        let ticket = self.activations(state.version)?;
+        let picture = self.shared.structure.graph.input_shape().elements();
         let mut images = self.plan.image_gradient.then(|| vec![0.0; self.plan.batch * picture]);
         let mut timings = state.recorder.is_some().then(|| Timings::new(self.plan.steps.len()));
-        let mut gradients = Gradients {
-            theta: &mut state.gradient,
-            written: &mut state.written,
-            images: images.as_deref_mut(),
-        };
-        backward(&self.run(&state.theta), &mut arena, joint, &mut gradients, timings.as_mut());
+        let State { home, written, .. } = state;
+        home.backward(&self.call(), ticket, joint, written, images.as_deref_mut(), timings.as_mut())?;
         if let (Some(recorder), Some(timings)) = (&mut state.recorder, &timings) {
-            recorder.backward(&self.shared.graph, &self.plan, timings);
+            recorder.backward(&self.shared.structure.graph, &self.plan, timings);
         }
-        self.shared.arenas().push(arena);
         Ok(images)
     }
 }
@@ -783,7 +706,7 @@ impl CustomOp2 for NetOp {
         _: &CpuStorage,
         _: &Layout,
     ) -> candle_core::Result<(CpuStorage, candle_core::Shape)> {
-        let joint = self.run_forward(pixels(images, layout)?);
+        let joint = self.run_forward(pixels(images, layout)?).map_err(candle_core::Error::wrap)?;
         let shape = candle_core::Shape::from(joint.len());
         Ok((CpuStorage::F32(joint), shape))
     }

@@ -28,6 +28,25 @@ impl ValueId {
     }
 }
 
+/// Number format of maps and of their gradients. Parameters, their gradients, moments, statistics, and what a network
+/// takes and answers are f32 in either.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) enum Format {
+    #[default]
+    F32,
+    Bf16,
+}
+
+impl Format {
+    /// Bytes of a number.
+    pub(crate) fn bytes(self) -> usize {
+        match self {
+            Format::F32 => 4,
+            Format::Bf16 => 2,
+        }
+    }
+}
+
 /// Floats at a place of a vector: of theta, the statistics, or the folded weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
@@ -307,8 +326,10 @@ pub(crate) struct Plan {
     pub outputs: Vec<OutputRef>,
     /// Floats of all outputs together.
     pub output_len: usize,
-    /// Floats of the arena.
+    /// Floats of the arena; a map in bf16 takes half a float for each of its numbers.
     pub arena_len: usize,
+    /// Of maps and their gradients.
+    pub maps: Format,
     /// Whether backward reaches the images.
     pub image_gradient: bool,
     places: Vec<Place>,
@@ -320,7 +341,7 @@ impl Plan {
         self.places.len()
     }
 
-    /// Where a value lies in the arena.
+    /// Where a value lies in the arena: its first float, and how many numbers it holds.
     pub(crate) fn place(&self, value: ValueId) -> Place {
         self.places[value.0]
     }

@@ -4,6 +4,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::cuda::Gpu;
+use crate::home::Home;
+use crate::host::Host;
+use crate::kernels::conv::WeightOrder;
+use crate::plan::Format;
 use crate::pool::Pool;
 use crate::simd::Isa;
 use crate::{EngineError, Result};
@@ -38,9 +42,54 @@ impl FromStr for Device {
     }
 }
 
+/// How exactly a network's maps are kept and multiplied. Parameters, statistics and what a network answers are f32 in
+/// all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// 32 bits throughout.
+    F32,
+    /// Maps of 32 bits, whose convolutions may round factors to 10 bits of mantissa (TF32 of NVIDIA's tensor cores).
+    Tf32,
+    /// Maps of 16 bits with 8 of mantissa; sums are f32.
+    Bf16,
+}
+
+impl Precision {
+    /// Their names.
+    pub const NAMES: [&'static str; 3] = ["f32", "tf32", "bf16"];
+
+    /// `f32`, `tf32` or `bf16`.
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+
+    /// What a device computes in if nothing else is asked for.
+    pub fn of(device: Device) -> Self {
+        match device {
+            Device::Cpu => Precision::F32,
+            Device::Cuda(_) => Precision::Bf16,
+        }
+    }
+}
+
+impl FromStr for Precision {
+    type Err = EngineError;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let all = [Precision::F32, Precision::Tf32, Precision::Bf16];
+        all.into_iter().find(|precision| precision.name() == name).ok_or_else(|| EngineError::Unknown {
+            kind: "precision",
+            name: name.into(),
+            known: Self::NAMES.join(", "),
+        })
+    }
+}
+
 /// A device with its thread pool. Cheap to clone; clones share the pool.
 #[derive(Clone, Debug)]
 pub struct Runtime {
+    device: Device,
+    precision: Precision,
     pool: Arc<Pool>,
     gpu: Option<Arc<Gpu>>,
 }
@@ -51,7 +100,15 @@ impl Runtime {
     /// # Errors
     /// [`EngineError::Device`] if this build or machine lacks the device.
     pub fn new(device: Device, threads: usize) -> Result<Self> {
-        Self::open(device, Pool::new(count(threads)))
+        Self::with_precision(device, threads, Precision::of(device))
+    }
+
+    /// The same in `precision`, of which the CPU has f32 alone.
+    ///
+    /// # Errors
+    /// As [`Runtime::new`].
+    pub fn with_precision(device: Device, threads: usize, precision: Precision) -> Result<Self> {
+        Self::open(device, precision, Pool::new(count(threads)))
     }
 
     /// The same with the instruction set of this name (see [`Runtime::isa`]) instead of the machine's best.
@@ -67,15 +124,29 @@ impl Runtime {
             let reason = "this processor does not have it".into();
             return Err(EngineError::Device { device: isa.into(), reason });
         }
-        Self::open(device, Pool::with_isa(count(threads), found))
+        Self::open(device, Precision::of(device), Pool::with_isa(count(threads), found))
     }
 
-    fn open(device: Device, pool: Pool) -> Result<Self> {
+    fn open(device: Device, precision: Precision, pool: Pool) -> Result<Self> {
         let gpu = match device {
-            Device::Cpu => None,
-            Device::Cuda(index) => Some(Arc::new(Gpu::open(index)?)),
+            Device::Cpu if precision == Precision::F32 => None,
+            Device::Cpu => {
+                let reason = format!("it has no {}; use --precision f32, or --device cuda", precision.name());
+                return Err(EngineError::Device { device: "cpu".into(), reason });
+            }
+            Device::Cuda(index) => Some(Arc::new(Gpu::open(index, precision)?)),
         };
-        Ok(Self { pool: Arc::new(pool), gpu })
+        Ok(Self { device, precision, pool: Arc::new(pool), gpu })
+    }
+
+    /// Where networks of this runtime live.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// What they compute in.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Threads that compute, the caller's among them.
@@ -91,16 +162,34 @@ impl Runtime {
     /// A runtime on a pool of a test's own.
     #[cfg(test)]
     pub(crate) fn of_pool(pool: Pool) -> Self {
-        Self { pool: Arc::new(pool), gpu: None }
+        Self { device: Device::Cpu, precision: Precision::F32, pool: Arc::new(pool), gpu: None }
     }
 
     pub(crate) fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    /// The GPU that networks of this runtime live on.
-    pub(crate) fn gpu(&self) -> Option<&Arc<Gpu>> {
-        self.gpu.as_ref()
+    /// A place for the vectors of a network.
+    pub(crate) fn home(&self) -> Result<Box<dyn Home>> {
+        match &self.gpu {
+            None => Ok(Box::new(Host::default())),
+            Some(gpu) => gpu.home(),
+        }
+    }
+
+    /// Number format of maps.
+    pub(crate) fn maps(&self) -> Format {
+        if self.precision == Precision::Bf16 { Format::Bf16 } else { Format::F32 }
+    }
+
+    /// Whether batch norm is folded into the weights where nothing is trained.
+    pub(crate) fn folds(&self) -> bool {
+        self.gpu.is_none()
+    }
+
+    /// How the weights of convolutions lie.
+    pub(crate) fn weight_order(&self) -> WeightOrder {
+        if self.gpu.is_none() { WeightOrder::Blocked } else { WeightOrder::Ohwi }
     }
 }
 

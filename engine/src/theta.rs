@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use models::nearest::nearest;
 use models::{Array, Distribution, Graph, NodeId, Op, Parameter, Role, Shape, Weights};
 
-use crate::buffer::rounded;
-use crate::kernels::conv::{ConvShape, pack_weight, scale_outputs, unpack_weight, weight_len};
+use crate::buffer::{Buffer, rounded};
+use crate::kernels::conv::{ConvShape, WeightOrder, pack_weight, scale_outputs, unpack_weight};
 use crate::plan::conv_shape;
 use crate::random::Stream;
 use crate::{EngineError, Result};
@@ -100,6 +100,8 @@ pub(crate) enum Layout {
     Weight {
         /// Sizes, of which the layout depends on channels, kernel and groups alone.
         shape: ConvShape,
+        /// Which index is innermost.
+        order: WeightOrder,
         /// Order of a linear layer's input.
         columns: Option<MapOrder>,
     },
@@ -110,7 +112,7 @@ impl Layout {
     fn len(&self, elements: usize) -> usize {
         match self {
             Layout::Vector(_) => elements,
-            Layout::Weight { shape, .. } => weight_len(shape),
+            Layout::Weight { shape, order, .. } => order.len(shape),
         }
     }
 
@@ -119,11 +121,11 @@ impl Layout {
         match self {
             Layout::Vector(None) => engine.copy_from_slice(torch),
             Layout::Vector(Some(order)) => order.to_engine(torch, engine),
-            Layout::Weight { shape, columns: None } => pack_weight(shape, torch, engine),
-            Layout::Weight { shape, columns: Some(order) } => {
+            Layout::Weight { shape, order, columns: None } => pack_weight(shape, *order, torch, engine),
+            Layout::Weight { shape, order, columns: Some(columns) } => {
                 let mut ordered = vec![0.0; torch.len()];
-                order.to_engine(torch, &mut ordered);
-                pack_weight(shape, &ordered, engine);
+                columns.to_engine(torch, &mut ordered);
+                pack_weight(shape, *order, &ordered, engine);
             }
         }
     }
@@ -132,7 +134,7 @@ impl Layout {
     pub(crate) fn scale_outputs(&self, engine: &mut [f32], factors: &[f32]) {
         match self {
             Layout::Vector(_) => engine.iter_mut().zip(factors).for_each(|(value, factor)| *value *= factor),
-            Layout::Weight { shape, .. } => scale_outputs(shape, engine, factors),
+            Layout::Weight { shape, order, .. } => scale_outputs(shape, *order, engine, factors),
         }
     }
 
@@ -141,11 +143,11 @@ impl Layout {
         match self {
             Layout::Vector(None) => torch.copy_from_slice(engine),
             Layout::Vector(Some(order)) => order.to_torch(engine, torch),
-            Layout::Weight { shape, columns: None } => unpack_weight(shape, engine, torch),
-            Layout::Weight { shape, columns: Some(order) } => {
+            Layout::Weight { shape, order, columns: None } => unpack_weight(shape, *order, engine, torch),
+            Layout::Weight { shape, order, columns: Some(columns) } => {
                 let mut ordered = vec![0.0; torch.len()];
-                unpack_weight(shape, engine, &mut ordered);
-                order.to_torch(&ordered, torch);
+                unpack_weight(shape, *order, engine, &mut ordered);
+                columns.to_torch(&ordered, torch);
             }
         }
     }
@@ -193,11 +195,11 @@ pub(crate) struct Table {
 
 impl Table {
     /// Lays out everything `graph` stores.
-    pub(crate) fn new(graph: &Graph, orders: &FlatOrders) -> Self {
+    pub(crate) fn new(graph: &Graph, orders: &FlatOrders, order: WeightOrder) -> Self {
         let (mut theta_length, mut statistics_length) = (0, 0);
         let mut segments = Vec::new();
         for parameter in graph.parameters() {
-            let layout = layout_of(graph, orders, &parameter);
+            let layout = layout_of(graph, orders, order, &parameter);
             let length = layout.len(parameter.elements());
             let total = if parameter.role.trainable() { &mut theta_length } else { &mut statistics_length };
             let offset = *total;
@@ -252,6 +254,18 @@ impl Table {
         })
     }
 
+    /// Theta and statistics with these weights.
+    ///
+    /// # Errors
+    /// As [`Table::check`].
+    pub(crate) fn packed(&self, weights: &Weights) -> Result<(Buffer, Buffer)> {
+        self.check(weights)?;
+        let (mut theta, mut statistics) =
+            (Buffer::zeros(self.theta_length), Buffer::zeros(self.statistics_length));
+        self.pack(weights, &mut theta, &mut statistics);
+        Ok((theta, statistics))
+    }
+
     /// Writes checked weights into both vectors.
     pub(crate) fn pack(&self, weights: &Weights, theta: &mut [f32], statistics: &mut [f32]) {
         for segment in &self.segments {
@@ -277,14 +291,15 @@ fn reshaped(segment: &Segment, weights: &Weights) -> Option<String> {
     (found != shape).then(|| format!("{name}: expected {shape:?}, found {found:?}"))
 }
 
-fn layout_of(graph: &Graph, orders: &FlatOrders, parameter: &Parameter) -> Layout {
+fn layout_of(graph: &Graph, orders: &FlatOrders, order: WeightOrder, parameter: &Parameter) -> Layout {
     let node = graph.node(parameter.node);
     match (&node.op, parameter.role) {
         (Op::Conv2d(_), Role::Weight) => {
-            Layout::Weight { shape: conv_shape(graph, parameter.node, 1), columns: None }
+            Layout::Weight { shape: conv_shape(graph, parameter.node, 1), order, columns: None }
         }
         (Op::Linear(_), Role::Weight) => Layout::Weight {
             shape: conv_shape(graph, parameter.node, 1),
+            order,
             columns: orders.of_node(node.inputs[0]),
         },
         _ => Layout::Vector(orders.of_node(parameter.node)),
@@ -363,7 +378,7 @@ mod tests {
     #[test]
     fn what_is_packed_unpacks_to_the_same_values() {
         let graph = flattening_graph();
-        let table = Table::new(&graph, &FlatOrders::of(&graph));
+        let table = Table::new(&graph, &FlatOrders::of(&graph), WeightOrder::Blocked);
         let weights = initial_weights(&graph, 5);
         let (mut theta, mut statistics) = (vec![0.0; table.theta_length], vec![0.0; table.statistics_length]);
         table.check(&weights).unwrap();
@@ -378,7 +393,7 @@ mod tests {
             ["small-cnn-3", "resnet18", "resnet50", "mobilenet-v3-small", "efficientnet-b0", "wrn-10-2"]
         {
             let graph = zoo::build(name, &Task::new(10, 3, 48)).unwrap();
-            let table = Table::new(&graph, &FlatOrders::of(&graph));
+            let table = Table::new(&graph, &FlatOrders::of(&graph), WeightOrder::Blocked);
             let weights = formula::weights(&graph, 1.0);
             let (mut theta, mut statistics) =
                 (vec![0.0; table.theta_length], vec![0.0; table.statistics_length]);
@@ -402,7 +417,7 @@ mod tests {
     #[test]
     fn weights_that_do_not_fit_are_listed() {
         let graph = flattening_graph();
-        let table = Table::new(&graph, &FlatOrders::of(&graph));
+        let table = Table::new(&graph, &FlatOrders::of(&graph), WeightOrder::Blocked);
         let mut weights = initial_weights(&graph, 0);
         weights.remove("conv.bias");
         weights.insert("head.weight".into(), Array::full([1], 0.0));

@@ -79,7 +79,7 @@ fn check(name: &str) {
             assert!(error < 2e-3 * scale, "{name} {parameter}: {found}, expected {expected} (norm {scale})");
         }
     }
-    let weights = net.weights();
+    let weights = net.weights().unwrap();
     for (statistic, row) in case["statistics"].as_object().unwrap() {
         let (expected, data) = (numbers(row), &weights[statistic].data);
         let found = [sum(data)].into_iter().chain(samples(data));

@@ -66,7 +66,7 @@ fn a_network_takes_what_was_foretold() {
         assert_eq!(found, foretold, "{name}");
 
         let foretold = memory::inference(&graph, 1, engine::WeightFormat::F32).unwrap();
-        let mut model = Model::new(&graph, &net.weights(), &runtime).unwrap();
+        let mut model = Model::new(&graph, &net.weights().unwrap(), &runtime).unwrap();
         model.run(Images::U8(&formula::picture(0, 3, 32, 32))).unwrap();
         assert_eq!(model.memory(), foretold, "{name}");
     }

@@ -16,7 +16,7 @@ use crate::state_dict;
 /// # Errors
 /// If the file cannot be read, or lists what is missing, extra and of another shape.
 pub fn load(net: &Net, graph: &Graph, arch: &str, source: &Path) -> Result<Report> {
-    let fresh = net.weights();
+    let fresh = net.weights()?;
     let (weights, report) = models::init::adapt(&Architecture::find(arch)?, graph, read(source)?, &fresh)
         .map_err(|misfit| TrainError::malformed(source, misfit.to_string()))?;
     let mut all = fresh;

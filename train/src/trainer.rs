@@ -306,11 +306,13 @@ impl<'a> Trainer<'a> {
                 Some(part) => culprit = Some(self.name_node(&batch, part)?),
             }
         }
-        let culprit = culprit
-            .or_else(|| self.student.non_finite_grad().map(|name| format!("the gradient of `{name}`")));
+        let culprit = match culprit {
+            Some(culprit) => Some(culprit),
+            None => self.student.non_finite_grad()?.map(|name| format!("the gradient of `{name}`")),
+        };
         let stepped = match culprit {
             Some(culprit) => {
-                self.student.discard_step();
+                self.student.discard_step()?;
                 Stepped::Skipped { culprit }
             }
             None => {
@@ -405,7 +407,7 @@ impl<'a> Trainer<'a> {
 
     /// The weights that are measured and saved: the average's where there is one, without the method's heads.
     fn weights(&self) -> Result<Weights> {
-        let all = self.average.as_ref().unwrap_or(&self.student).weights();
+        let all = self.average.as_ref().unwrap_or(&self.student).weights()?;
         Ok(models::fit::select(&self.graph, &all).map_err(models::ManifestError::from)?)
     }
 
@@ -460,9 +462,9 @@ impl<'a> Trainer<'a> {
         self.position.tensorboard_bytes = files.tensorboard.sync()?;
         let checkpoint = Checkpoint {
             position: self.position.clone(),
-            student: self.student.weights(),
-            average: self.average.as_ref().map(Net::weights).unwrap_or_default(),
-            optimizer: self.student.optimizer_state(),
+            student: self.student.weights()?,
+            average: self.average.as_ref().map(Net::weights).transpose()?.unwrap_or_default(),
+            optimizer: self.student.optimizer_state()?,
             method: self.method.state()?,
             best: self.best.clone(),
         };

@@ -1,6 +1,7 @@
 //! Stands for the engine's part on GPUs in builds without it: opening one is an error that says so.
 
-use crate::{EngineError, Result};
+use crate::home::Home;
+use crate::{EngineError, Precision, Result};
 
 /// No GPU: this build cannot make one.
 #[derive(Debug)]
@@ -9,10 +10,14 @@ pub(crate) enum Gpu {}
 impl Gpu {
     /// # Errors
     /// Always [`EngineError::Device`].
-    pub(crate) fn open(index: usize) -> Result<Self> {
+    pub(crate) fn open(index: usize, _: Precision) -> Result<Self> {
         Err(EngineError::Device {
             device: format!("cuda:{index}"),
             reason: "this build has no CUDA support; use --device cpu, or build with --features cuda".into(),
         })
+    }
+
+    pub(crate) fn home(&self) -> Result<Box<dyn Home>> {
+        match *self {}
     }
 }

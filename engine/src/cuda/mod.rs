@@ -7,25 +7,8 @@
 
 mod gpu;
 
+pub(crate) use crate::plan::Format;
 pub(crate) use gpu::Gpu;
-
-/// Number format of maps and of their gradients. Parameters, their gradients, moments, statistics, and what a network
-/// takes and answers are f32 in either.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Format {
-    F32,
-    Bf16,
-}
-
-impl Format {
-    /// Bytes of a number.
-    pub(crate) fn bytes(self) -> usize {
-        match self {
-            Format::F32 => 4,
-            Format::Bf16 => 2,
-        }
-    }
-}
 
 /// An address in the device's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

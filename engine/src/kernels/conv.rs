@@ -211,6 +211,36 @@ pub enum Weight<'a> {
     Bf16(&'a [u16]),
 }
 
+/// Which index of a weight is innermost. Depthwise weights lie the same in both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WeightOrder {
+    /// Blocks of outputs, as the processor's kernels read them; see the module.
+    #[default]
+    Blocked,
+    /// `[output][kh][kw][input of the group]`, as cuDNN reads the weights of NHWC maps.
+    Ohwi,
+}
+
+impl WeightOrder {
+    /// Elements of the weights, filling included.
+    pub fn len(self, shape: &ConvShape) -> usize {
+        match self {
+            WeightOrder::Blocked => weight_len(shape),
+            WeightOrder::Ohwi => shape.out_channels * shape.taps() * shape.group_inputs(),
+        }
+    }
+
+    /// Distance of two weights of one output, one input apart and one tap apart, and where the output's weights start.
+    fn steps(self, shape: &ConvShape, output: usize) -> [usize; 3] {
+        let (inputs, taps) = (shape.group_inputs(), shape.taps());
+        match self {
+            _ if shape.is_depthwise() => [0, shape.out_channels, output],
+            WeightOrder::Blocked => [BLOCK, inputs * BLOCK, shape.weight_index(output, 0, 0)],
+            WeightOrder::Ohwi => [1, inputs, output * taps * inputs],
+        }
+    }
+}
+
 /// Elements of the weights in the engine's layout, filling included.
 pub fn weight_len(shape: &ConvShape) -> usize {
     if shape.is_depthwise() {
@@ -223,29 +253,27 @@ pub fn weight_len(shape: &ConvShape) -> usize {
 ///
 /// # Panics
 /// If a slice has not the length that the shape says.
-pub fn pack_weight(shape: &ConvShape, oihw: &[f32], packed: &mut [f32]) {
-    assert_eq!(packed.len(), weight_len(shape), "packed weights of {shape:?}");
+pub fn pack_weight(shape: &ConvShape, order: WeightOrder, oihw: &[f32], packed: &mut [f32]) {
+    assert_eq!(packed.len(), order.len(shape), "packed weights of {shape:?}");
     packed.fill(0.0);
-    for_each_weight(shape, oihw.len(), |torch, engine| packed[engine] = oihw[torch]);
+    for_each_weight(shape, order, oihw.len(), |torch, engine| packed[engine] = oihw[torch]);
 }
 
 /// Weights from the engine's layout to torch's.
 ///
 /// # Panics
 /// If a slice has not the length that the shape says.
-pub fn unpack_weight(shape: &ConvShape, packed: &[f32], oihw: &mut [f32]) {
-    assert_eq!(packed.len(), weight_len(shape), "packed weights of {shape:?}");
-    for_each_weight(shape, oihw.len(), |torch, engine| oihw[torch] = packed[engine]);
+pub fn unpack_weight(shape: &ConvShape, order: WeightOrder, packed: &[f32], oihw: &mut [f32]) {
+    assert_eq!(packed.len(), order.len(shape), "packed weights of {shape:?}");
+    for_each_weight(shape, order, oihw.len(), |torch, engine| oihw[torch] = packed[engine]);
 }
 
 /// Calls `visit` with the place of every weight in torch's and in the engine's layout.
-fn for_each_weight(shape: &ConvShape, len: usize, mut visit: impl FnMut(usize, usize)) {
+fn for_each_weight(shape: &ConvShape, order: WeightOrder, len: usize, mut visit: impl FnMut(usize, usize)) {
     let (inputs, taps) = (shape.group_inputs(), shape.taps());
     assert_eq!(len, shape.out_channels * inputs * taps, "weights of {shape:?}");
-    let (input_step, tap_step) =
-        if shape.is_depthwise() { (0, shape.out_channels) } else { (BLOCK, inputs * BLOCK) };
     for output in 0..shape.out_channels {
-        let start = shape.weight_index(output, 0, 0);
+        let [input_step, tap_step, start] = order.steps(shape, output);
         for input in 0..inputs {
             for tap in 0..taps {
                 visit((output * inputs + input) * taps + tap, start + tap * tap_step + input * input_step);
@@ -258,21 +286,12 @@ fn for_each_weight(shape: &ConvShape, len: usize, mut visit: impl FnMut(usize, u
 ///
 /// # Panics
 /// If a slice has not the length that the shape says.
-pub fn scale_outputs(shape: &ConvShape, packed: &mut [f32], factors: &[f32]) {
-    assert_eq!(packed.len(), weight_len(shape), "packed weights of {shape:?}");
+pub fn scale_outputs(shape: &ConvShape, order: WeightOrder, packed: &mut [f32], factors: &[f32]) {
+    assert_eq!(packed.len(), order.len(shape), "packed weights of {shape:?}");
     assert_eq!(factors.len(), shape.out_channels, "factors of {shape:?}");
-    if shape.is_depthwise() {
-        let scale = |(weight, factor): (&mut f32, &f32)| *weight *= factor;
-        return packed
-            .chunks_exact_mut(factors.len())
-            .for_each(|tap| tap.iter_mut().zip(factors).for_each(scale));
-    }
-    let blocks = factors.chunks(shape.group_outputs()).flat_map(|group| group.chunks(BLOCK));
-    for (block, factors) in packed.chunks_exact_mut(shape.block_len()).zip(blocks) {
-        for weights in block.chunks_exact_mut(BLOCK) {
-            weights.iter_mut().zip(factors).for_each(|(weight, factor)| *weight *= factor);
-        }
-    }
+    let len = shape.out_channels * shape.taps() * shape.group_inputs();
+    let per_output = shape.taps() * shape.group_inputs();
+    for_each_weight(shape, order, len, |torch, engine| packed[engine] *= factors[torch / per_output]);
 }
 
 /// `y = activation(conv(x, weight) + bias + residual)`. Overwrites `y`.

@@ -153,7 +153,8 @@ mod tests {
     use models::{Conv2d, Graph, Linear, Op};
 
     use super::*;
-    use crate::plan::{Purpose, lower};
+    use crate::kernels::conv::WeightOrder;
+    use crate::plan::{Format, Purpose, lower};
     use crate::theta::{FlatOrders, Table};
 
     /// A convolution 3x3 of 1 to 2 channels on 4x4 with batch norm and relu, then a linear layer of 32 to 5.
@@ -171,7 +172,7 @@ mod tests {
 
     fn training_plan(graph: &Graph, batch: usize) -> Plan {
         let orders = FlatOrders::of(graph);
-        let table = Table::new(graph, &orders);
+        let table = Table::new(graph, &orders, WeightOrder::Blocked);
         let frozen = vec![false; graph.nodes().len()];
         let want = [graph.output("logits").unwrap()];
         let purpose = Purpose {
@@ -182,6 +183,7 @@ mod tests {
             images: false,
             frozen: &frozen,
             want: &want,
+            maps: Format::F32,
         };
         lower(graph, &table, &orders, &purpose)
     }

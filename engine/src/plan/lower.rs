@@ -5,8 +5,8 @@ use models::{Activation, Graph, NodeId, Op, Pool2d, Role, Shape};
 use super::fold::{Folding, Share};
 use super::memory::{Event, assign};
 use super::{
-    BackwardStep, ConvStep, Depth, GradientRef, Kind, NormStep, OutputRef, ParameterRef, Place, Plan, Step,
-    ValueId,
+    BackwardStep, ConvStep, Depth, Format, GradientRef, Kind, NormStep, OutputRef, ParameterRef, Place, Plan,
+    Step, ValueId,
 };
 use crate::kernels::activation::derives_from_output;
 use crate::kernels::conv::{ConvShape, Form};
@@ -32,6 +32,8 @@ pub(crate) struct Purpose<'a> {
     pub frozen: &'a [bool],
     /// The nodes whose values are wanted, in order.
     pub want: &'a [NodeId],
+    /// Number format of maps and their gradients.
+    pub maps: Format,
 }
 
 impl<'a> Purpose<'a> {
@@ -43,7 +45,7 @@ impl<'a> Purpose<'a> {
         want: &'a [NodeId],
     ) -> Self {
         let (train, parameters, images) = (false, false, false);
-        Self { batch, train, folding: Some(folding), parameters, images, frozen, want }
+        Self { batch, train, folding: Some(folding), parameters, images, frozen, want, maps: Format::F32 }
     }
 }
 
@@ -78,6 +80,8 @@ struct Lowering<'a> {
     claimed: Vec<bool>,
     values: Vec<Option<ValueId>>,
     lengths: Vec<usize>,
+    /// By value: whether it is a map, a vector or the gradient of one, rather than working memory.
+    maps: Vec<bool>,
     /// By value: its gradient, once a backward step has been planned that writes it.
     gradients: Vec<Option<ValueId>>,
     tracked_values: Vec<bool>,
@@ -101,6 +105,7 @@ impl<'a> Lowering<'a> {
             claimed: vec![false; count],
             values: vec![None; count],
             lengths: Vec::new(),
+            maps: Vec::new(),
             gradients: Vec::new(),
             tracked_values: Vec::new(),
             steps: Vec::new(),
@@ -306,7 +311,7 @@ impl<'a> Lowering<'a> {
             }
             Op::StochasticDepth(p) => {
                 let x = self.input_value(first, 0);
-                let factors = self.new_value(self.purpose.batch, false);
+                let factors = self.new_work(self.purpose.batch);
                 let depth = Depth { p: *p, node: first, factors };
                 Kind::Depth { x, y: self.new_node_value(last), depth }
             }
@@ -373,7 +378,7 @@ impl<'a> Lowering<'a> {
         };
         let norm = Norm { rows, by_sample: group.depth.is_some() };
         let batch = self.purpose.batch;
-        let depth = group.depth.map(|(node, p)| Depth { p, node, factors: self.new_value(batch, false) });
+        let depth = group.depth.map(|(node, p)| Depth { p, node, factors: self.new_work(batch) });
         let running = [Role::RunningMean, Role::RunningVar].map(|role| self.parameter(first, role).place);
         Kind::Norm(NormStep {
             norm,
@@ -388,8 +393,8 @@ impl<'a> Lowering<'a> {
             scale: self.parameter(first, Role::Scale),
             shift: self.parameter(first, Role::Shift),
             running,
-            saved: self.new_value(norm.saved_len(), false),
-            work: self.new_value(norm.work_len(), false),
+            saved: self.new_work(norm.saved_len()),
+            work: self.new_work(norm.work_len()),
         })
     }
 
@@ -397,7 +402,7 @@ impl<'a> Lowering<'a> {
         let (shape, x) = (self.pool_shape(node, window), self.input_value(node, 0));
         let y = self.new_node_value(node);
         let needed = self.tracked[self.graph.node(node).inputs[0].index()];
-        let taps = needed.then(|| self.new_value(self.lengths[y.0], false));
+        let taps = needed.then(|| self.new_work(self.lengths[y.0]));
         Kind::MaxPool { shape, x, y, taps }
     }
 
@@ -427,8 +432,14 @@ impl<'a> Lowering<'a> {
         self.values[node.index()] = Some(self.input_value(node, 0));
     }
 
-    fn new_value(&mut self, len: usize, tracked: bool) -> ValueId {
+    /// Working memory of this many floats.
+    fn new_work(&mut self, len: usize) -> ValueId {
+        self.new_value(len, false, false)
+    }
+
+    fn new_value(&mut self, len: usize, map: bool, tracked: bool) -> ValueId {
         self.lengths.push(len);
+        self.maps.push(map);
         self.tracked_values.push(tracked);
         self.gradients.push(None);
         ValueId(self.lengths.len() - 1)
@@ -436,7 +447,7 @@ impl<'a> Lowering<'a> {
 
     fn new_node_value(&mut self, node: NodeId) -> ValueId {
         let len = self.purpose.batch * self.graph.node(node).shape.elements();
-        let value = self.new_value(len, self.tracked[node.index()]);
+        let value = self.new_value(len, true, self.tracked[node.index()]);
         self.values[node.index()] = Some(value);
         value
     }
@@ -499,7 +510,7 @@ impl<'a> Lowering<'a> {
         if let Some(gradient) = self.gradients[value.0] {
             return Some(GradientRef { value: gradient, add: true });
         }
-        let gradient = self.new_value(self.lengths[value.0], false);
+        let gradient = self.new_value(self.lengths[value.0], true, false);
         self.gradients[value.0] = Some(gradient);
         Some(GradientRef { value: gradient, add: false })
     }
@@ -521,7 +532,7 @@ impl<'a> Lowering<'a> {
                 Kind::Norm(step) => Some(step.norm.work_len()),
                 _ => None,
             };
-            let work = work.map(|len| self.new_value(len, false));
+            let work = work.map(|len| self.new_work(len));
             self.backward.push(BackwardStep { step: index, dy, dx, parameters, work });
         }
     }
@@ -554,8 +565,15 @@ impl<'a> Lowering<'a> {
 
     fn finish(self) -> Plan {
         let events = events(&self.steps, &self.outputs, &self.backward);
-        let (places, arena_len) = assign(&self.lengths, &events);
+        let floats = |(&len, &map): (&usize, &bool)| match (self.purpose.maps, map) {
+            (Format::Bf16, true) => len.div_ceil(2),
+            _ => len,
+        };
+        let floats: Vec<usize> = self.lengths.iter().zip(&self.maps).map(floats).collect();
+        let (mut places, arena_len) = assign(&floats, &events);
+        places.iter_mut().zip(&self.lengths).for_each(|(place, &len)| place.len = len);
         Plan {
+            maps: self.purpose.maps,
             batch: self.purpose.batch,
             output_len: self.outputs.iter().map(|output| output.len).sum(),
             image_gradient: self.purpose.images && !self.backward.is_empty(),
@@ -683,6 +701,7 @@ pub(crate) fn conv_shape(graph: &Graph, id: NodeId, batch: usize) -> ConvShape {
 mod tests {
     use models::{Task, zoo};
 
+    use crate::kernels::conv::WeightOrder;
     use crate::plan::fold::Forms;
 
     use super::*;
@@ -717,7 +736,7 @@ mod tests {
         for name in zoo::names() {
             let graph = zoo::build(name, &Task::new(10, 3, 48)).unwrap();
             let orders = FlatOrders::of(&graph);
-            let table = Table::new(&graph, &orders);
+            let table = Table::new(&graph, &orders, WeightOrder::Blocked);
             let folding = Folding::new(&graph, &table, Forms::Plain);
             let frozen = vec![false; graph.nodes().len()];
             let want = [graph.output("logits").unwrap(), graph.output("features").unwrap()];
@@ -729,6 +748,7 @@ mod tests {
                 images: false,
                 frozen: &frozen,
                 want: &want,
+                maps: Format::F32,
             };
             let plans = [(true, false), (false, false), (false, true)].map(|(train, fold)| {
                 let plan = lower(&graph, &table, &orders, &purpose(train, fold));

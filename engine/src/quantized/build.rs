@@ -10,7 +10,7 @@ use models::{
 use super::points::{Maps, passes_on};
 use super::{Shared, Work};
 use crate::buffer::Buffer;
-use crate::kernels::conv::unpack_weight;
+use crate::kernels::conv::{WeightOrder, unpack_weight};
 use crate::kernels::int8::{Conv, Layer, Output, Table, activation_table};
 use crate::kernels::norm::{After, Norm, Rows, normalize};
 use crate::plan::fold::{Folding, Forms};
@@ -22,7 +22,7 @@ use crate::{EngineError, Result};
 /// Everything that clones of a quantized network share.
 pub(super) fn build(graph: &Graph, network: &QuantizedNetwork, pool: &Pool) -> Result<Shared> {
     let orders = FlatOrders::of(graph);
-    let segments = Segments::new(graph, &orders);
+    let segments = Segments::new(graph, &orders, WeightOrder::Blocked);
     let folding = Folding::new(graph, &segments, Forms::Plain);
     let frozen = vec![false; graph.nodes().len()];
     let want = [graph.output("logits")?];
@@ -329,7 +329,12 @@ impl Builder<'_> {
             return Err(refusal(format!("layer `{name}`: expected its weights, found none")));
         };
         let mut floats = vec![0.0; layer.weight.len()];
-        unpack_weight(&conv.shape, &self.theta[segment.offset..][..segment.length], &mut floats);
+        unpack_weight(
+            &conv.shape,
+            WeightOrder::Blocked,
+            &self.theta[segment.offset..][..segment.length],
+            &mut floats,
+        );
         let weight: Vec<i8> = floats.into_iter().map(|weight| weight as i8).collect();
         let numbers =
             Layer { x: self.of(conv.x), weight: &weight, weight_scales: &layer.scales, bias: &layer.bias };

@@ -91,15 +91,15 @@ fn unfinished(kind: &Kind) -> Vec<(Stage, Kind)> {
     }
 }
 
-/// The first step whose result is not finite, of a plan that keeps all results until it has looked at them.
-pub(crate) fn first_non_finite<'a>(
-    run: &Run<'a>,
+/// Index of the first step whose result is not finite, of a plan that keeps all results until it has looked at them.
+pub(crate) fn first_non_finite(
+    run: &Run<'_>,
     arena: &mut [f32],
     images: Images<'_>,
     statistics: &[f32],
-) -> Option<&'a Step> {
+) -> Option<usize> {
     let values = Values::new(run.plan, arena);
-    run.plan.steps.iter().find(|step| {
+    run.plan.steps.iter().position(|step| {
         run_step(run, &values, step, images, &mut Statistics::Keep(statistics));
         // SAFETY: nothing writes while the slice lives.
         let result = unsafe { values.read(step.kind.result()) };

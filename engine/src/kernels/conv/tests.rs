@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 use models::Activation;
 
 use super::{
-    ConvShape, Epilogue, Form, Size, Weight, WeightFormat, backward_input, backward_weight, dense, forward,
-    pack_weight, reference, scale_outputs, unpack_weight, weight_len,
+    ConvShape, Epilogue, Form, Size, Weight, WeightFormat, WeightOrder, backward_input, backward_weight,
+    dense, forward, pack_weight, reference, scale_outputs, unpack_weight, weight_len,
 };
 use crate::pool::Pool;
 use crate::simd::Isa;
@@ -46,7 +46,7 @@ impl Case {
     fn new(shape: ConvShape) -> Self {
         let torch = numbers(shape.out_channels * shape.group_inputs() * shape.taps(), 1);
         let mut weight = vec![0.0; weight_len(&shape)];
-        pack_weight(&shape, &torch, &mut weight);
+        pack_weight(&shape, WeightOrder::Blocked, &torch, &mut weight);
         let (x, dy) = (numbers(shape.in_len(), 2), numbers(shape.out_len(), 3));
         Self { shape, x, weight, dy, bias: numbers(shape.out_channels, 4) }
     }
@@ -394,28 +394,41 @@ fn filling_of_a_gradient_is_zero() {
     let case = Case::new(shape(3, [5, 5], [5, 21], 3, 1, 1));
     let [_, _, dw] = case.fast(&Pool::new(2), &Epilogue::default(), false);
     let mut torch = vec![0.0; 21 * 5 * 9];
-    unpack_weight(&case.shape, &dw, &mut torch);
+    unpack_weight(&case.shape, WeightOrder::Blocked, &dw, &mut torch);
     let mut again = vec![0.0; dw.len()];
-    pack_weight(&case.shape, &torch, &mut again);
+    pack_weight(&case.shape, WeightOrder::Blocked, &torch, &mut again);
     assert_eq!(dw, again);
 }
 
 #[test]
 fn packing_and_back_is_the_identity_and_fills_with_zeros() {
-    for (inputs, outputs, groups, kernel) in [(3, 17, 1, 3), (6, 40, 2, 1), (5, 5, 5, 3), (4, 8, 4, 2)] {
+    let cases = [(3, 17, 1, 3), (6, 40, 2, 1), (5, 5, 5, 3), (4, 8, 4, 2)];
+    for ((inputs, outputs, groups, kernel), order) in
+        cases.into_iter().flat_map(|case| [(case, WeightOrder::Blocked), (case, WeightOrder::Ohwi)])
+    {
         let shape = ConvShape { groups, ..shape(1, [5, 5], [inputs, outputs], kernel, 1, 0) };
         let torch: Vec<f32> = (0..outputs * inputs / groups * shape.taps()).map(|i| i as f32 + 1.0).collect();
-        let mut packed = vec![7.0; weight_len(&shape)];
-        pack_weight(&shape, &torch, &mut packed);
+        let mut packed = vec![7.0; order.len(&shape)];
+        pack_weight(&shape, order, &torch, &mut packed);
         assert_eq!(packed.iter().filter(|&&w| w != 0.0).count(), torch.len());
         let mut back = vec![0.0; torch.len()];
-        unpack_weight(&shape, &packed, &mut back);
+        unpack_weight(&shape, order, &packed, &mut back);
         assert_eq!(back, torch);
         let factors: Vec<f32> = (0..outputs).map(|output| output as f32 - 2.5).collect();
-        scale_outputs(&shape, &mut packed, &factors);
-        unpack_weight(&shape, &packed, &mut back);
+        scale_outputs(&shape, order, &mut packed, &factors);
+        unpack_weight(&shape, order, &packed, &mut back);
         let each = torch.len() / outputs;
         let scaled = torch.iter().enumerate().map(|(i, weight)| weight * factors[i / each]);
         assert_eq!(back, scaled.collect::<Vec<f32>>());
     }
+}
+
+#[test]
+fn cudnns_order_has_the_inputs_of_a_group_innermost() {
+    let shape = shape(1, [5, 5], [2, 3], 2, 1, 0);
+    let torch: Vec<f32> = (0..24).map(|i| i as f32).collect();
+    let mut packed = vec![0.0; 24];
+    pack_weight(&shape, WeightOrder::Ohwi, &torch, &mut packed);
+    // Output 1, torch's [2 inputs][2][2] from 8 on: taps outside, inputs inside.
+    assert_eq!(packed[8..16], [8.0, 12.0, 9.0, 13.0, 10.0, 14.0, 11.0, 15.0]);
 }
