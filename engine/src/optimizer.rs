@@ -156,21 +156,22 @@ pub(crate) fn update(
 
 /// The numbers of an update.
 #[derive(Clone, Copy)]
-struct Rule {
-    scale: f32,
-    decay: f32,
-    lr: f32,
-    first_decay: f32,
-    second_decay: f32,
-    nesterov: bool,
-    eps: f32,
+pub(crate) struct Rule {
+    pub scale: f32,
+    pub decay: f32,
+    pub lr: f32,
+    pub first_decay: f32,
+    pub second_decay: f32,
+    pub nesterov: bool,
+    pub eps: f32,
     /// Adam's `lr / (1 - beta1^t)` and `1 / sqrt(1 - beta2^t)`.
-    step_size: f32,
-    second_scale: f32,
+    pub step_size: f32,
+    pub second_scale: f32,
 }
 
 impl Rule {
-    fn new(update: &Update<'_>, steps: u64) -> Self {
+    /// For update number `steps`, counted from 1.
+    pub(crate) fn new(update: &Update<'_>, steps: u64) -> Self {
         let rule = Self {
             scale: update.scale,
             decay: update.weight_decay,

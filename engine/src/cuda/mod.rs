@@ -6,15 +6,21 @@
 //! allocated once a plan has run. Never here: losses, or what a plan fuses.
 
 mod gpu;
+#[allow(dead_code, unused_imports)] // until the executor calls them
+mod kernels;
 
 pub(crate) use crate::plan::Format;
 pub(crate) use gpu::Gpu;
 
-/// An address in the device's memory.
+/// An address in the device's memory, passed to kernels as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
 pub(crate) struct Ptr(pub u64);
 
 impl Ptr {
+    /// Where there is nothing.
+    pub(crate) const NONE: Ptr = Ptr(0);
+
     /// The address this many bytes further.
     pub(crate) fn offset(self, bytes: usize) -> Self {
         Ptr(self.0 + bytes as u64)

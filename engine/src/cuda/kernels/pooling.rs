@@ -1,0 +1,183 @@
+//! Pooling of NHWC maps, as `crate::kernels::pooling`.
+
+use super::{Argument, Grid, Kernels, Sums, Target, arguments};
+use crate::Result;
+use crate::cuda::{Format, Ptr};
+use crate::kernels::norm::Rows;
+use crate::kernels::pooling::PoolShape;
+
+/// A window over a batch of maps, as the kernels take it. Columns are vectors of channels.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(super) struct Window {
+    pub batch: u32,
+    pub height: u32,
+    pub width: u32,
+    pub out_height: u32,
+    pub out_width: u32,
+    pub columns: u32,
+    pub kernel: [u32; 2],
+    pub stride: [u32; 2],
+    pub padding: [u32; 2],
+}
+
+impl Argument for Window {}
+
+impl Kernels {
+    fn pool_window(&self, shape: &PoolShape, width: usize) -> Result<Window> {
+        let [out_height, out_width] = shape.out();
+        let pair = |what, [a, b]: [usize; 2]| {
+            Ok::<_, crate::EngineError>([self.size(what, a)?, self.size(what, b)?])
+        };
+        Ok(Window {
+            batch: self.size("pictures", shape.batch)?,
+            height: self.size("rows of a map", shape.height)?,
+            width: self.size("columns of a map", shape.width)?,
+            out_height: self.size("rows of a map", out_height)?,
+            out_width: self.size("columns of a map", out_width)?,
+            columns: self.size("channels", shape.channels / width)?,
+            kernel: pair("a window", shape.window.kernel)?,
+            stride: pair("a step", shape.window.stride)?,
+            padding: pair("a padding", shape.window.padding)?,
+        })
+    }
+
+    /// Largest value of each window into `y`, and the number of its tap, a u16, into `taps` if there is room for them:
+    /// two bytes an element of `y`.
+    pub(crate) unsafe fn max_forward(
+        &self,
+        format: Format,
+        shape: &PoolShape,
+        x: Ptr,
+        y: Ptr,
+        taps: Option<Ptr>,
+    ) -> Result<()> {
+        let taps = taps.unwrap_or(Ptr::NONE);
+        let width = self.max_width(format, shape, &[x, y, taps])?;
+        let (window, wide) = (self.pool_window(shape, width)?, u32::from(width > 1));
+        let grid = Grid::flat(outputs(shape) / width);
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.launch(self.functions.max_forward.of(format), grid, arguments![window, x, y, taps, wide])
+        }
+    }
+
+    /// Gradient of the largest values: each goes to the place that [`Kernels::max_forward`] noted.
+    pub(crate) unsafe fn max_backward(
+        &self,
+        format: Format,
+        shape: &PoolShape,
+        dy: Ptr,
+        taps: Ptr,
+        dx: Target,
+    ) -> Result<()> {
+        let width = self.max_width(format, shape, &[dy, taps, dx.at])?;
+        let (window, wide) = (self.pool_window(shape, width)?, u32::from(width > 1));
+        let (grid, add) = (Grid::flat(inputs(shape) / width), u32::from(dx.add));
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.launch(
+                self.functions.max_backward.of(format),
+                grid,
+                arguments![window, dy, taps, dx.at, add, wide],
+            )
+        }
+    }
+
+    /// Elements a thread takes at once, where a tap has a number.
+    fn max_width(&self, format: Format, shape: &PoolShape, pointers: &[Ptr]) -> Result<usize> {
+        let taps = shape.window.kernel[0] * shape.window.kernel[1];
+        let most = usize::from(u16::MAX);
+        if taps > most {
+            return Err(self.too_large("taps of a window", taps, most));
+        }
+        Ok(super::width(format, shape.channels, pointers))
+    }
+
+    /// Mean of each window; padding counts as zeros.
+    pub(crate) unsafe fn average_forward(
+        &self,
+        format: Format,
+        shape: &PoolShape,
+        x: Ptr,
+        y: Ptr,
+    ) -> Result<()> {
+        let width = super::width(format, shape.channels, &[x, y]);
+        let (window, wide) = (self.pool_window(shape, width)?, u32::from(width > 1));
+        let grid = Grid::flat(outputs(shape) / width);
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.launch(self.functions.average_forward.of(format), grid, arguments![window, x, y, wide])
+        }
+    }
+
+    /// Gradient of the means.
+    pub(crate) unsafe fn average_backward(
+        &self,
+        format: Format,
+        shape: &PoolShape,
+        dy: Ptr,
+        dx: Target,
+    ) -> Result<()> {
+        let width = super::width(format, shape.channels, &[dy, dx.at]);
+        let (window, wide) = (self.pool_window(shape, width)?, u32::from(width > 1));
+        let (grid, add) = (Grid::flat(inputs(shape) / width), u32::from(dx.add));
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.launch(
+                self.functions.average_backward.of(format),
+                grid,
+                arguments![window, dy, dx.at, add, wide],
+            )
+        }
+    }
+
+    /// Mean over all positions of each picture.
+    pub(crate) unsafe fn global_forward(&self, format: Format, rows: Rows, x: Ptr, y: Ptr) -> Result<()> {
+        let width = super::width(format, rows.channels, &[x, y]);
+        let (lanes, tiles) = Sums::lanes(rows.channels, width);
+        let (columns, lanes) = (self.size("channels", rows.channels / width)?, lanes as u32);
+        let (positions, wide) = (self.size("positions", rows.positions)?, u32::from(width > 1));
+        let grid = Grid([self.size("pictures", rows.samples)?, tiles as u32, 1]);
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.launch(
+                self.functions.global_forward.of(format),
+                grid,
+                arguments![x, y, positions, columns, lanes, wide],
+            )
+        }
+    }
+
+    /// Gradient of the mean over all positions.
+    pub(crate) unsafe fn global_backward(
+        &self,
+        format: Format,
+        rows: Rows,
+        dy: Ptr,
+        dx: Target,
+    ) -> Result<()> {
+        let width = super::width(format, rows.channels, &[dy, dx.at]);
+        let columns = rows.channels / width;
+        let grid = Grid::columns(rows.count(), columns);
+        let (len, columns) = ((rows.count() * columns) as u64, self.size("channels", columns)?);
+        let (positions, wide) = (self.size("positions", rows.positions)?, u32::from(width > 1));
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.launch(
+                self.functions.global_backward.of(format),
+                grid,
+                arguments![dy, dx.at, u32::from(dx.add), len, columns, positions, wide],
+            )
+        }
+    }
+}
+
+fn inputs(shape: &PoolShape) -> usize {
+    shape.batch * shape.height * shape.width * shape.channels
+}
+
+fn outputs(shape: &PoolShape) -> usize {
+    let [height, width] = shape.out();
+    shape.batch * height * width * shape.channels
+}
