@@ -165,7 +165,7 @@ __device__ __forceinline__ void square_total(const double *parts, u32 count, Squ
     sum = block_sum(sum);
     if (threadIdx.x == 0) {
         squares->sum = sum;
-        squares->finite = isfinite(sum) ? 1 : 0;
+        squares->finite = sum - sum == 0.0 ? 1 : 0;
     }
 }
 

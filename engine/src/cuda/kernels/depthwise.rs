@@ -41,13 +41,13 @@ impl Kernels {
         let width = super::width(format, shape.in_channels, &[x, weight, y]);
         let (window, wide) = (self.conv_window(shape, width)?, u32::from(width > 1));
         let rows = shape.batch * shape.out_height() * shape.out_width().div_ceil(TOGETHER);
-        let grid = Grid::flat(rows * shape.in_channels / width);
+        let items = self.size("vectors of a map", rows * shape.in_channels / width)?;
         // SAFETY: the caller's promise.
         unsafe {
             self.launch(
                 self.functions.depthwise_forward.of(format),
-                grid,
-                arguments![window, x, weight, y, wide],
+                Grid::flat(items as usize),
+                arguments![window, x, weight, y, items, wide],
             )
         }
     }
@@ -64,13 +64,13 @@ impl Kernels {
         let width = super::width(format, shape.in_channels, &[dy, weight, dx.at]);
         let (window, wide) = (self.conv_window(shape, width)?, u32::from(width > 1));
         let rows = shape.batch * shape.in_height * shape.in_width.div_ceil(TOGETHER);
-        let grid = Grid::flat(rows * shape.in_channels / width);
+        let items = self.size("vectors of a map", rows * shape.in_channels / width)?;
         // SAFETY: the caller's promise.
         unsafe {
             self.launch(
                 self.functions.depthwise_backward_input.of(format),
-                grid,
-                arguments![window, dy, weight, dx.at, u32::from(dx.add), wide],
+                Grid::flat(items as usize),
+                arguments![window, dy, weight, dx.at, u32::from(dx.add), items, wide],
             )
         }
     }

@@ -67,12 +67,15 @@ impl Kernels {
         pixels: usize,
         channels: usize,
     ) -> Result<()> {
-        let len = (pixels * channels) as u64;
-        let grid = Grid::flat(pixels * channels);
+        let (len, wide) = (pixels * channels, is_wide(&[bytes, y]));
         let channels = self.size("channels", channels)?;
         // SAFETY: the caller's promise.
         unsafe {
-            self.launch(self.functions.look_up.of(format), grid, arguments![bytes, table, y, len, channels])
+            self.launch(
+                self.functions.look_up.of(format),
+                vectors(format, len, wide),
+                arguments![bytes, table, y, len as u64, channels, wide],
+            )
         }
     }
 
@@ -88,15 +91,14 @@ impl Kernels {
         pixels: usize,
         channels: usize,
     ) -> Result<()> {
-        let len = (pixels * channels) as u64;
-        let grid = Grid::flat(pixels * channels);
+        let (len, wide) = (pixels * channels, is_wide(&[x, y]));
         let (channels, floats) = (self.size("channels", channels)?, u32::from(x_format == Format::F32));
         // SAFETY: the caller's promise.
         unsafe {
             self.launch(
                 self.functions.affine.of(format),
-                grid,
-                arguments![x, floats, scale, shift, y, len, channels],
+                vectors(format, len, wide),
+                arguments![x, floats, scale, shift, y, len as u64, channels, wide],
             )
         }
     }
@@ -111,15 +113,14 @@ impl Kernels {
         pixels: usize,
         channels: usize,
     ) -> Result<()> {
-        let len = (pixels * channels) as u64;
-        let grid = Grid::flat(pixels * channels);
+        let (len, wide) = (pixels * channels, is_wide(&[dy, dx.at]));
         let (channels, floats) = (self.size("channels", channels)?, u32::from(dx_format == Format::F32));
         // SAFETY: the caller's promise.
         unsafe {
             self.launch(
                 self.functions.scale_channels.of(format),
-                grid,
-                arguments![dy, scale, dx.at, floats, u32::from(dx.add), len, channels],
+                vectors(format, len, wide),
+                arguments![dy, scale, dx.at, floats, u32::from(dx.add), len as u64, channels, wide],
             )
         }
     }

@@ -68,13 +68,13 @@ impl Kernels {
             },
             fill: u32::from(fill),
         };
-        let pixels = count * height * width;
+        let pixels = self.size("pixels", count * height * width)?;
         // SAFETY: the caller's promise.
         unsafe {
             self.launch(
                 &self.functions.augment,
-                Grid::flat(pixels),
-                arguments![frame, data, picks, pixels as u64, y],
+                Grid::flat(pixels as usize),
+                arguments![frame, data, picks, pixels, y],
             )
         }
     }

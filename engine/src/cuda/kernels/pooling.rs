@@ -55,10 +55,14 @@ impl Kernels {
         let taps = taps.unwrap_or(Ptr::NONE);
         let width = self.max_width(format, shape, &[x, y, taps])?;
         let (window, wide) = (self.pool_window(shape, width)?, u32::from(width > 1));
-        let grid = Grid::flat(outputs(shape) / width);
+        let items = self.size("vectors of a map", outputs(shape) / width)?;
         // SAFETY: the caller's promise.
         unsafe {
-            self.launch(self.functions.max_forward.of(format), grid, arguments![window, x, y, taps, wide])
+            self.launch(
+                self.functions.max_forward.of(format),
+                Grid::flat(items as usize),
+                arguments![window, x, y, taps, items, wide],
+            )
         }
     }
 
@@ -73,13 +77,13 @@ impl Kernels {
     ) -> Result<()> {
         let width = self.max_width(format, shape, &[dy, taps, dx.at])?;
         let (window, wide) = (self.pool_window(shape, width)?, u32::from(width > 1));
-        let (grid, add) = (Grid::flat(inputs(shape) / width), u32::from(dx.add));
+        let (items, add) = (self.size("vectors of a map", inputs(shape) / width)?, u32::from(dx.add));
         // SAFETY: the caller's promise.
         unsafe {
             self.launch(
                 self.functions.max_backward.of(format),
-                grid,
-                arguments![window, dy, taps, dx.at, add, wide],
+                Grid::flat(items as usize),
+                arguments![window, dy, taps, dx.at, add, items, wide],
             )
         }
     }
@@ -104,10 +108,14 @@ impl Kernels {
     ) -> Result<()> {
         let width = super::width(format, shape.channels, &[x, y]);
         let (window, wide) = (self.pool_window(shape, width)?, u32::from(width > 1));
-        let grid = Grid::flat(outputs(shape) / width);
+        let items = self.size("vectors of a map", outputs(shape) / width)?;
         // SAFETY: the caller's promise.
         unsafe {
-            self.launch(self.functions.average_forward.of(format), grid, arguments![window, x, y, wide])
+            self.launch(
+                self.functions.average_forward.of(format),
+                Grid::flat(items as usize),
+                arguments![window, x, y, items, wide],
+            )
         }
     }
 
@@ -121,13 +129,13 @@ impl Kernels {
     ) -> Result<()> {
         let width = super::width(format, shape.channels, &[dy, dx.at]);
         let (window, wide) = (self.pool_window(shape, width)?, u32::from(width > 1));
-        let (grid, add) = (Grid::flat(inputs(shape) / width), u32::from(dx.add));
+        let (items, add) = (self.size("vectors of a map", inputs(shape) / width)?, u32::from(dx.add));
         // SAFETY: the caller's promise.
         unsafe {
             self.launch(
                 self.functions.average_backward.of(format),
-                grid,
-                arguments![window, dy, dx.at, add, wide],
+                Grid::flat(items as usize),
+                arguments![window, dy, dx.at, add, items, wide],
             )
         }
     }
