@@ -127,7 +127,7 @@ pub(crate) trait Home: Send {
     fn settle(&mut self);
 
     /// Sum of squares of the gradient's active segments.
-    fn square_sum(&self, structure: &Structure, active: &[bool]) -> Result<f64>;
+    fn square_sum(&mut self, structure: &Structure, active: &[bool]) -> Result<f64>;
 
     /// Moves theta, and lets `average` follow with its decay: parameters averaged, statistics copied.
     fn update(

@@ -178,7 +178,7 @@ impl Home for Host {
         self.statistics_before = None;
     }
 
-    fn square_sum(&self, structure: &Structure, active: &[bool]) -> Result<f64> {
+    fn square_sum(&mut self, structure: &Structure, active: &[bool]) -> Result<f64> {
         Ok(square_sum(structure.runtime.pool(), &structure.pieces, active, &self.gradient))
     }
 
@@ -198,6 +198,8 @@ impl Home for Host {
             }
         };
         let pool = structure.runtime.pool();
+        let squares = || square_sum(pool, rule.pieces, rule.active, &self.gradient);
+        let rule = &Update { scale: rule.scale * rule.clip(squares), clip_norm: None, ..*rule };
         update(pool, rule, &mut self.theta, &self.gradient, &mut self.moments, average);
         self.folded = None;
         Ok(())

@@ -1,5 +1,8 @@
 //! A network in training: theta, gradient, moments and statistics, and the candle op that runs it.
 
+#[cfg(feature = "cuda")]
+mod on_device;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -121,8 +124,11 @@ impl fmt::Debug for Net {
 struct Shared {
     structure: Structure,
     draws: Stream,
-    /// Stands for theta in candle's records: an op without a variable among its arguments would not be recorded.
-    token: Var,
+    /// Stand for theta in candle's records, one for each place that images may lie in: an op without a variable among its
+    /// arguments would not be recorded.
+    tokens: Vec<Var>,
+    /// Where images are best put.
+    tensors: Device,
     state: Mutex<State>,
 }
 
@@ -211,10 +217,14 @@ impl Net {
             plans: HashMap::new(),
             recorder: None,
         };
+        let tensors = runtime.tensors();
+        let places = [Device::Cpu].into_iter().chain((!tensors.is_cpu()).then(|| tensors.clone()));
+        let tokens = places.map(|place| Var::zeros(1, DType::F32, &place)).collect::<Result<_, _>>()?;
         let shared = Shared {
+            tokens,
+            tensors,
             structure,
             draws: Stream::new(seed).named("draws"),
-            token: Var::zeros(1, DType::F32, &Device::Cpu)?,
             state: Mutex::new(state),
         };
         let net = Self { shared: Arc::new(shared) };
@@ -225,6 +235,12 @@ impl Net {
     /// The graph.
     pub fn graph(&self) -> &Graph {
         &self.shared.structure.graph
+    }
+
+    /// Where candle's tensors best lie: the outputs come where the images are, and on the GPU, where losses are computed
+    /// there, nothing is copied. Images on the processor are always taken.
+    pub fn tensors(&self) -> &Device {
+        &self.shared.tensors
     }
 
     /// Replaces all parameters and running statistics.
@@ -330,16 +346,22 @@ impl Net {
 
     fn outputs(&self, op: NetOp, images: &Tensor, names: &[&str]) -> Result<Outputs> {
         let plan = Arc::clone(&op.plan);
-        let joint = if op.pass.keep {
-            images.apply_op2(&self.shared.token, op)?
-        } else {
-            images.apply_op2_no_bwd(self.shared.token.as_tensor(), &op)?
-        };
+        let token = self.token(images.device())?;
+        let joint =
+            if op.pass.keep { images.apply_op2(token, op)? } else { images.apply_op2_no_bwd(token, &op)? };
         let segment = |(output, name): (&OutputRef, &&str)| {
             let shape = output_shape(self.graph(), plan.batch, output);
             Ok((name.to_string(), joint.narrow(0, output.start, output.len)?.reshape(shape)?))
         };
         Ok(Outputs { tensors: plan.outputs.iter().zip(names).map(segment).collect::<Result<_>>()? })
+    }
+
+    fn token(&self, place: &Device) -> Result<&Tensor> {
+        let found = self.shared.tokens.iter().find(|token| token.device().same_device(place));
+        found.map(Var::as_tensor).ok_or_else(|| EngineError::Images {
+            expected: format!("images on the processor or on {:?}", self.shared.tensors.location()),
+            found: format!("images on {:?}", place.location()),
+        })
     }
 
     /// The first node whose value is not finite when `images` run in training mode; for naming the culprit after a loss
@@ -353,7 +375,7 @@ impl Net {
         let train = matches!(fwd.bn, BatchNormMode::Train { .. });
         let state = &mut *self.shared.state();
         let plan = self.shared.plan(state, &Key { batch, train, parameters: true, images: false, want });
-        let images = images.contiguous()?;
+        let images = images.contiguous()?.to_device(&Device::Cpu)?;
         let (storage, layout) = images.storage_and_layout();
         let candle_core::Storage::Cpu(storage) = &*storage else { return Ok(None) };
         let call = Call {
@@ -404,8 +426,9 @@ impl Net {
     /// # Errors
     /// The device's own.
     pub fn grad_norm(&self) -> Result<f64> {
-        let state = self.shared.state();
-        Ok(state.home.square_sum(&self.shared.structure, &self.shared.active(&state))?.sqrt())
+        let state = &mut *self.shared.state();
+        let active = self.shared.active(state);
+        Ok(state.home.square_sum(&self.shared.structure, &active)?.sqrt())
     }
 
     /// The first parameter whose gradient is not finite.
@@ -443,7 +466,8 @@ impl Net {
             optimizer: step.optimizer,
             lr: step.lr,
             weight_decay: step.weight_decay,
-            scale: step.grad_scale * self.clip(step, state, &active)?,
+            scale: step.grad_scale,
+            clip_norm: step.clip_norm,
             pieces: &structure.pieces,
             active: &active,
         };
@@ -465,14 +489,6 @@ impl Net {
         }
         self.check_same_graph(average)?;
         Ok(average.shared.state())
-    }
-
-    /// torch's `clip_grad_norm_`: the factor that brings the scaled gradient to the largest allowed norm.
-    fn clip(&self, step: &Step<'_>, state: &State, active: &[bool]) -> Result<f32> {
-        let Some(largest) = step.clip_norm else { return Ok(1.0) };
-        let squares = state.home.square_sum(&self.shared.structure, active)?;
-        let norm = squares.sqrt() * f64::from(step.grad_scale);
-        Ok((f64::from(largest) / (norm + 1e-6)).min(1.0) as f32)
     }
 
     /// The optimizer's state by name (`momentum.features.0.0.weight`, ...), in torch's layout; empty before the first
@@ -653,14 +669,23 @@ impl NetOp {
 
     fn run_forward(&self, images: Images<'_>) -> Result<Vec<f32>> {
         let mut joint = vec![0.0; self.plan.output_len];
+        self.forward_by(|home, call, timings| home.forward(call, images, &mut joint, timings))?;
+        Ok(joint)
+    }
+
+    /// A forward pass by `run`, with what is to be kept and recorded of it.
+    fn forward_by(
+        &self,
+        run: impl FnOnce(&mut dyn Home, &Call<'_>, Option<&mut Timings>) -> Result<Option<Ticket>>,
+    ) -> Result<()> {
         let state = &mut *self.shared.state();
         let mut timings = state.recorder.is_some().then(|| Timings::new(self.plan.steps.len()));
-        let ticket = state.home.forward(&self.call(), images, &mut joint, timings.as_mut())?;
+        let ticket = run(&mut *state.home, &self.call(), timings.as_mut())?;
         if let (Some(recorder), Some(timings)) = (&mut state.recorder, &timings) {
             recorder.forward(&self.shared.structure.graph, &self.plan, timings);
         }
         *self.kept() = ticket.map_or(Kept::Nothing, Kept::Activations);
-        Ok(joint)
+        Ok(())
     }
 
     /// Takes what forward kept.
@@ -680,17 +705,32 @@ impl NetOp {
 
     /// Accumulates into the gradient; returns that of the images if they need one.
     fn run_backward(&self, joint: &[f32]) -> Result<Option<Vec<f32>>> {
+        let mut images = self.plan.image_gradient.then(|| vec![0.0; self.pictures_len()]);
+        self.backward_by(|home, call, ticket, written, timings| {
+            home.backward(call, ticket, joint, written, images.as_deref_mut(), timings)
+        })?;
+        Ok(images)
+    }
+
+    /// A backward pass by `run`, with what is recorded of it.
+    fn backward_by(
+        &self,
+        run: impl FnOnce(&mut dyn Home, &Call<'_>, Ticket, &mut [bool], Option<&mut Timings>) -> Result<()>,
+    ) -> Result<()> {
         let state = &mut *self.shared.state();
         let ticket = self.activations(state.version)?;
-        let picture = self.shared.structure.graph.input_shape().elements();
-        let mut images = self.plan.image_gradient.then(|| vec![0.0; self.plan.batch * picture]);
         let mut timings = state.recorder.is_some().then(|| Timings::new(self.plan.steps.len()));
         let State { home, written, .. } = state;
-        home.backward(&self.call(), ticket, joint, written, images.as_deref_mut(), timings.as_mut())?;
+        run(&mut **home, &self.call(), ticket, written, timings.as_mut())?;
         if let (Some(recorder), Some(timings)) = (&mut state.recorder, &timings) {
             recorder.backward(&self.shared.structure.graph, &self.plan, timings);
         }
-        Ok(images)
+        Ok(())
+    }
+
+    /// Values of all pictures.
+    fn pictures_len(&self) -> usize {
+        self.plan.batch * self.shared.structure.graph.input_shape().elements()
     }
 }
 
@@ -711,6 +751,17 @@ impl CustomOp2 for NetOp {
         Ok((CpuStorage::F32(joint), shape))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        images: &candle_core::CudaStorage,
+        layout: &Layout,
+        _: &candle_core::CudaStorage,
+        _: &Layout,
+    ) -> candle_core::Result<(candle_core::CudaStorage, candle_core::Shape)> {
+        on_device::forward(self, images, layout)
+    }
+
     fn bwd(
         &self,
         images: &Tensor,
@@ -719,6 +770,10 @@ impl CustomOp2 for NetOp {
         gradient: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
         let gradient = gradient.contiguous()?;
+        #[cfg(feature = "cuda")]
+        if gradient.device().is_cuda() {
+            return Ok((on_device::backward(self, images, &gradient)?, None));
+        }
         let (storage, layout) = gradient.storage_and_layout();
         let (candle_core::Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) =
             (&*storage, layout.contiguous_offsets())

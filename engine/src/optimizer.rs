@@ -95,11 +95,39 @@ pub(crate) struct Update<'a> {
     pub optimizer: Optimizer,
     pub lr: f32,
     pub weight_decay: f32,
-    /// Factor on the gradient, clipping included.
+    /// Factor on the gradient before it is clipped.
     pub scale: f32,
+    /// Largest allowed norm of the scaled gradient; [`update`] leaves clipping to its caller.
+    pub clip_norm: Option<f32>,
     pub pieces: &'a [Piece],
     /// By segment: whether it has a gradient and is not frozen.
     pub active: &'a [bool],
+}
+
+impl Update<'_> {
+    /// torch's `clip_grad_norm_`: the factor that brings the scaled gradient to the largest allowed norm, from its sum
+    /// of squares.
+    pub(crate) fn clip(&self, squares: impl FnOnce() -> f64) -> f32 {
+        let Some(largest) = self.clip_norm else { return 1.0 };
+        let norm = squares().sqrt() * f64::from(self.scale);
+        (f64::from(largest) / (norm + 1e-6)).min(1.0) as f32
+    }
+}
+
+impl Piece {
+    /// The segment that it is a piece of.
+    #[cfg_attr(not(feature = "cuda-core"), allow(dead_code))]
+    pub(crate) fn segment(&self) -> usize {
+        self.segment
+    }
+
+    /// As the device's kernels read it.
+    #[cfg(feature = "cuda-core")]
+    pub(crate) fn on_device(&self, active: bool) -> crate::cuda::Piece {
+        use crate::cuda::Piece;
+        let flags = u32::from(active) * Piece::ACTIVE + u32::from(self.decays) * Piece::DECAYS;
+        Piece { offset: self.offset as u32, len: self.len as u32, flags }
+    }
 }
 
 /// Updates `theta`, and lets `average` follow it with its decay.
@@ -298,7 +326,8 @@ mod tests {
         for gradient in GRADIENTS {
             let norm = square_sum(&pool, &pieces, &[true], &gradient).sqrt();
             let scale = (clip / (norm + 1e-6)).min(1.0) as f32;
-            let rule = Update { optimizer, lr, weight_decay, scale, pieces: &pieces, active: &[true] };
+            let (pieces, active) = (&pieces[..], &[true][..]);
+            let rule = Update { optimizer, lr, weight_decay, scale, clip_norm: None, pieces, active };
             update(&pool, &rule, &mut theta, &gradient, &mut moments, Some((&mut average, 0.9)));
         }
         (theta, average, moments)
@@ -357,8 +386,15 @@ mod tests {
         ];
         let optimizer = Optimizer::Sgd { momentum: 0.0, nesterov: false };
         let active = [true, true, false];
-        let rule =
-            Update { optimizer, lr: 1.0, weight_decay: 0.5, scale: 1.0, pieces: &pieces, active: &active };
+        let rule = Update {
+            optimizer,
+            lr: 1.0,
+            weight_decay: 0.5,
+            scale: 1.0,
+            clip_norm: None,
+            pieces: &pieces,
+            active: &active,
+        };
         let mut theta = vec![1.0, 1.0, 1.0];
         update(&Pool::new(1), &rule, &mut theta, &[0.0; 3], &mut Moments::default(), None);
         assert_eq!(theta, [0.5, 1.0, 1.0]);

@@ -39,6 +39,7 @@ pub(crate) enum Format {
 
 impl Format {
     /// Bytes of a number.
+    #[cfg_attr(not(feature = "cuda-core"), allow(dead_code))]
     pub(crate) fn bytes(self) -> usize {
         match self {
             Format::F32 => 4,
@@ -329,6 +330,7 @@ pub(crate) struct Plan {
     /// Floats of the arena; a map in bf16 takes half a float for each of its numbers.
     pub arena_len: usize,
     /// Of maps and their gradients.
+    #[cfg_attr(not(feature = "cuda-core"), allow(dead_code))]
     pub maps: Format,
     /// Whether backward reaches the images.
     pub image_gradient: bool,
@@ -339,6 +341,19 @@ impl Plan {
     /// How many values there are.
     pub(crate) fn values(&self) -> usize {
         self.places.len()
+    }
+
+    /// Segments of the parameters that backward reaches.
+    #[cfg_attr(not(feature = "cuda-core"), allow(dead_code))]
+    pub(crate) fn trained(&self) -> impl Iterator<Item = usize> {
+        let steps = self.backward.iter().filter(|step| step.parameters).map(|step| &self.steps[step.step]);
+        steps
+            .flat_map(|step| match &step.kind {
+                Kind::Conv(conv) => [Some(conv.weight.segment), conv.bias.map(|bias| bias.segment)],
+                Kind::Norm(norm) => [Some(norm.scale.segment), Some(norm.shift.segment)],
+                _ => [None, None],
+            })
+            .flatten()
     }
 
     /// Where a value lies in the arena: its first float, and how many numbers it holds.

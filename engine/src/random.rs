@@ -22,6 +22,12 @@ impl Stream {
         self.with(name.as_bytes().iter().fold(0xcbf2_9ce4_8422_2325, fnv))
     }
 
+    /// What the stream is made of, for a device to draw from.
+    #[cfg_attr(not(feature = "cuda-core"), allow(dead_code))]
+    pub(crate) fn key(self) -> u64 {
+        self.0
+    }
+
     /// 64 random bits.
     #[inline]
     pub(crate) fn bits(self, position: u64) -> u64 {

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::cuda::Gpu;
+use crate::cuda::Executor;
 use crate::home::Home;
 use crate::host::Host;
 use crate::kernels::conv::WeightOrder;
@@ -91,7 +91,7 @@ pub struct Runtime {
     device: Device,
     precision: Precision,
     pool: Arc<Pool>,
-    gpu: Option<Arc<Gpu>>,
+    gpu: Option<Arc<Executor>>,
 }
 
 impl Runtime {
@@ -134,7 +134,7 @@ impl Runtime {
                 let reason = format!("it has no {}; use --precision f32, or --device cuda", precision.name());
                 return Err(EngineError::Device { device: "cpu".into(), reason });
             }
-            Device::Cuda(index) => Some(Arc::new(Gpu::open(index, precision)?)),
+            Device::Cuda(index) => Some(Arc::new(Executor::open(index, precision)?)),
         };
         Ok(Self { device, precision, pool: Arc::new(pool), gpu })
     }
@@ -175,6 +175,16 @@ impl Runtime {
             None => Ok(Box::new(Host::default())),
             Some(gpu) => gpu.home(),
         }
+    }
+
+    /// Where candle's tensors are best put: the GPU, where this build computes losses there.
+    #[cfg(feature = "candle")]
+    pub(crate) fn tensors(&self) -> candle_core::Device {
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = &self.gpu {
+            return gpu.tensors();
+        }
+        candle_core::Device::Cpu
     }
 
     /// Number format of maps.

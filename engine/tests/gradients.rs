@@ -5,9 +5,11 @@
 #![allow(clippy::unwrap_used)] // a test may panic
 
 use candle_core::{Device as CandleDevice, Tensor};
-use engine::{BatchNormMode, Device, Fwd, Grad, Net, Runtime};
+use engine::{BatchNormMode, Fwd, Grad, Net};
 use models::{Task, formula, zoo};
 use serde_json::Value;
+
+mod support;
 
 fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
@@ -35,7 +37,7 @@ fn check(name: &str) {
     let mut task = Task::new(classes, channels, size);
     task.features = Some(128);
     let graph = zoo::build(name, &task).unwrap().without_noise();
-    let net = Net::new(graph, &Runtime::new(Device::Cpu, 2).unwrap(), 0).unwrap();
+    let net = Net::new(graph, &support::runtime(2), 0).unwrap();
     net.load(&formula::weights(net.graph(), 1.0)).unwrap();
 
     let pictures: Vec<u8> =

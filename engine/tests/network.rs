@@ -4,8 +4,11 @@
 #![allow(clippy::unwrap_used)] // a test may panic
 
 use candle_core::{Device as CandleDevice, Tensor, Var};
-use engine::{BatchNormMode, Device, EngineError, Fwd, Grad, Net, Optimizer, Runtime, Step};
+use engine::{BatchNormMode, EngineError, Fwd, Grad, Net, Optimizer, Step};
 use models::{Activation, BatchNorm, Conv2d, Graph, Linear, Op, Pool2d, Weights};
+
+mod support;
+use support::runtime;
 
 const SIZE: [usize; 3] = [7, 6, 3];
 
@@ -52,10 +55,6 @@ fn graph(noise: bool) -> Graph {
     g.set_output("flat", flat);
     g.set_output("map", map);
     g
-}
-
-fn runtime(threads: usize) -> Runtime {
-    Runtime::new(Device::Cpu, threads).unwrap()
 }
 
 fn net(noise: bool, threads: usize) -> Net {

@@ -9,6 +9,8 @@ use engine::{BatchNormMode, Device, Fwd, Grad, Images, Model, Net, Runtime};
 use models::{Graph, Task, Weights, formula, zoo};
 use serde_json::Value;
 
+mod support;
+
 fn fixture() -> Value {
     serde_json::from_str(include_str!("fixtures/torchvision_logits.json")).unwrap()
 }
@@ -75,7 +77,7 @@ impl Case {
 
     /// Folded and packed, from bytes and floats, one by one and together; and unfolded, as for training.
     fn check(&self) {
-        let runtime = Runtime::new(Device::Cpu, 2).unwrap();
+        let runtime = support::runtime(2);
         let mut model = self.model(&runtime);
         self.compare("as a model", model.run(Images::U8(&self.pictures)).unwrap());
         let floats: Vec<f32> = self.pictures.iter().map(|&byte| f32::from(byte) / 255.0).collect();
@@ -132,7 +134,7 @@ fn every_instruction_set_gives_torchvisions_logits() {
 #[test]
 fn clones_share_weights_and_answer_alike() {
     let case = case("mobilenet-v3-small");
-    let mut model = case.model(&Runtime::new(Device::Cpu, 1).unwrap());
+    let mut model = case.model(&support::runtime(1));
     let first = model.run(Images::U8(&case.pictures)).unwrap().to_vec();
     let mut clone = model.clone();
     let answer = std::thread::spawn({
@@ -145,7 +147,7 @@ fn clones_share_weights_and_answer_alike() {
 #[test]
 fn pictures_of_another_size_are_an_error_that_says_so() {
     let case = case("mobilenet-v3-small");
-    let mut model = case.model(&Runtime::new(Device::Cpu, 1).unwrap());
+    let mut model = case.model(&support::runtime(1));
     let message = model.run(Images::U8(&case.pictures[1..])).unwrap_err().to_string();
     assert!(message.contains("64 x 64 x 3"), "{message}");
     assert!(model.run(Images::U8(&[])).is_err());

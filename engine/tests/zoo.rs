@@ -6,8 +6,10 @@
 use std::collections::BTreeSet;
 
 use candle_core::{Device as CandleDevice, Tensor};
-use engine::{BatchNormMode, Device, Fwd, Grad, Images, Model, Net, Optimizer, Runtime, Step};
+use engine::{BatchNormMode, Fwd, Grad, Images, Model, Net, Optimizer, Runtime, Step};
 use models::{Graph, Stem, Task, cost, formula, zoo};
+
+mod support;
 
 const SIZE: usize = 32;
 /// Parameters beyond which a network takes too long for a test.
@@ -48,7 +50,7 @@ fn check(name: &str, graph: Graph, runtime: &Runtime) {
 
 #[test]
 fn every_network_trains_and_answers() {
-    let runtime = Runtime::new(Device::Cpu, 2).unwrap();
+    let runtime = support::runtime(2);
     let mut seen = BTreeSet::new();
     for name in zoo::names() {
         let architecture = zoo::Architecture::find(name).unwrap();

@@ -5,9 +5,9 @@ use crate::{EngineError, Precision, Result};
 
 /// No GPU: this build cannot make one.
 #[derive(Debug)]
-pub(crate) enum Gpu {}
+pub(crate) enum Executor {}
 
-impl Gpu {
+impl Executor {
     /// # Errors
     /// Always [`EngineError::Device`].
     pub(crate) fn open(index: usize, _: Precision) -> Result<Self> {
@@ -17,7 +17,7 @@ impl Gpu {
         })
     }
 
-    pub(crate) fn home(&self) -> Result<Box<dyn Home>> {
-        match *self {}
+    pub(crate) fn home(self: &std::sync::Arc<Self>) -> Result<Box<dyn Home>> {
+        match **self {}
     }
 }

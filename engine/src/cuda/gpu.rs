@@ -13,6 +13,9 @@ const KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Gpu {
+    /// candle's device, whose stream this one's is.
+    #[cfg(feature = "cuda")]
+    pub tensors: candle_core::Device,
     pub stream: Arc<CudaStream>,
     pub module: Arc<CudaModule>,
 }
@@ -35,15 +38,39 @@ impl Gpu {
             let reason = format!("this machine has {found} CUDA devices, counted from 0; use --device cpu");
             return Err(missing(reason));
         }
-        let context = CudaContext::new(index).map_err(|error| missing(explain(&error)))?;
-        let stream = context.new_stream().map_err(|error| missing(explain(&error)))?;
-        Self::on(stream).map_err(|error| missing(explain(&error)))
+        #[cfg(feature = "cuda")]
+        let tensors = candle(index).map_err(missing)?;
+        #[cfg(feature = "cuda")]
+        let stream = tensors.as_cuda_device().map_err(|error| missing(error.to_string()))?.cuda_stream();
+        #[cfg(not(feature = "cuda"))]
+        let stream = {
+            let context = CudaContext::new(index).map_err(|error| missing(explain(&error)))?;
+            context.new_stream().map_err(|error| missing(explain(&error)))?
+        };
+        // SAFETY: all of a process runs on this one stream, which orders everything that touches a block.
+        unsafe { stream.context().disable_event_tracking() };
+        let load = || stream.context().load_module(Ptx::from_binary(KERNELS.to_vec()));
+        let module = load().map_err(|error| missing(explain(&error)))?;
+        Ok(Self {
+            stream,
+            module,
+            #[cfg(feature = "cuda")]
+            tensors,
+        })
     }
+}
 
-    /// With the stream that something else made.
-    fn on(stream: Arc<CudaStream>) -> Result<Self, DriverError> {
-        let module = stream.context().load_module(Ptx::from_binary(KERNELS.to_vec()))?;
-        Ok(Self { stream, module })
+/// candle's device with one real stream. Its libraries are looked for here, and one that is not there is a panic.
+#[cfg(feature = "cuda")]
+fn candle(index: usize) -> Result<candle_core::Device, String> {
+    let opened = std::panic::catch_unwind(|| candle_core::Device::new_cuda_with_stream(index));
+    match opened {
+        Ok(device) => device.map_err(|error| format!("{error}; use --device cpu")),
+        Err(_) => Err(
+            "cuBLAS or cuRAND is not found (libcublas.so, libcurand.so); put the folder of CUDA's libraries \
+                       into LD_LIBRARY_PATH, or use --device cpu"
+                .into(),
+        ),
     }
 }
 

@@ -10,10 +10,25 @@ mod gpu;
 mod kernels;
 
 pub(crate) use crate::plan::Format;
+mod constants;
+mod convolution;
+mod executor;
+mod memory;
+mod network;
+mod recording;
+mod steps;
+
+pub(crate) use executor::Executor;
 pub(crate) use gpu::Gpu;
+pub(crate) use kernels::Piece;
+#[cfg(feature = "cuda")]
+pub(crate) use {
+    network::{Cotangent, Floats, Given, OnGpu},
+    steps::Pictures,
+};
 
 /// An address in the device's memory, passed to kernels as it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub(crate) struct Ptr(pub u64);
 

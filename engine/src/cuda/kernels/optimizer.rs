@@ -7,7 +7,7 @@ use crate::kernels::spans::CHUNK;
 use crate::optimizer::{Optimizer, Rule, Update};
 
 /// A piece of theta, as it lies on the device: what a block updates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub(crate) struct Piece {
     /// First float.
@@ -27,7 +27,7 @@ impl Piece {
 }
 
 /// The numbers of an update, as they lie on the device, so that a captured graph takes the next step's.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[repr(C)]
 pub(crate) struct Scalars {
     pub lr: f32,
@@ -52,7 +52,8 @@ pub(crate) struct Scalars {
 impl Scalars {
     /// For update number `steps`, counted from 1, without clipping, average and skipping.
     pub(crate) fn new(optimizer: Optimizer, lr: f32, weight_decay: f32, scale: f32, steps: u64) -> Self {
-        let update = Update { optimizer, lr, weight_decay, scale, pieces: &[], active: &[] };
+        let (pieces, active, clip_norm) = (&[][..], &[][..], None);
+        let update = Update { optimizer, lr, weight_decay, scale, clip_norm, pieces, active };
         let rule = Rule::new(&update, steps);
         Self {
             lr: rule.lr,

@@ -1,0 +1,747 @@
+//! A network's vectors in a GPU's memory, run by its kernels.
+
+use std::any::Any;
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::constants::Constants;
+use super::executor::Executor;
+use super::kernels::{Kernels, Piece, Scalars, SquareSum, Vectors};
+use super::memory::{Memory, bind, failed};
+use super::recording::Recordings;
+use super::steps::{Gradients, Pictures, Steps};
+use super::{Format, Ptr};
+use crate::buffer::Buffer;
+use crate::home::{Call, Home, Structure, Ticket, Vector};
+use crate::host::another_device;
+use crate::memory::TrainingMemory;
+use crate::optimizer::{Moments, Optimizer, Update};
+use crate::plan::{Plan, ValueId};
+use crate::run::Timings;
+use crate::{Images, Result};
+
+/// See the module.
+pub(crate) struct OnGpu {
+    executor: Arc<Executor>,
+    vectors: Option<Parameters>,
+    gradient: Option<Memory>,
+    first: Option<Memory>,
+    second: Option<Memory>,
+    steps: u64,
+    updating: Updating,
+    plans: HashMap<PlanId, Planned>,
+    kept: HashMap<Ticket, Kept>,
+    tickets: u64,
+}
+
+/// Theta and the running statistics.
+struct Parameters {
+    theta: Memory,
+    /// Theta in bf16, where maps are that.
+    shadow: Option<Memory>,
+    /// Whether theta has changed since the shadow was made.
+    stale: bool,
+    statistics: Memory,
+    /// The statistics as they were before the first forward that moved them since the last update.
+    before: Memory,
+    moved: bool,
+    theta_len: usize,
+    statistics_len: usize,
+}
+
+/// What an update reads beside the vectors.
+#[derive(Default)]
+struct Updating {
+    /// The pieces with their flags, for segments that are active as said here.
+    pieces: Option<(Vec<bool>, Memory, usize)>,
+    scalars: Option<Memory>,
+    squares: Option<Memory>,
+}
+
+/// A plan by its address, which [`Planned`] keeps alive.
+type PlanId = usize;
+
+/// A plan with what its runs work in.
+struct Planned {
+    /// Keeps the address its own.
+    _plan: Arc<Plan>,
+    constants: Arc<Constants>,
+    idle: Vec<Slot>,
+}
+
+/// The memory of one run. Runs of a plan that are kept at once have a slot each.
+struct Slot {
+    arena: Memory,
+    /// Pictures as they were given, u8 or f32.
+    pictures: Memory,
+    /// All outputs, f32, then their gradient.
+    joint: Memory,
+    /// The gradient of the pictures, f32.
+    picture_gradient: Option<Memory>,
+    /// One u64.
+    key: Memory,
+    scratch: Ptr,
+    recordings: Recordings<Recorded>,
+}
+
+/// What tells the recorded passes of a slot apart.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Recorded {
+    Forward { update: bool, pictures: Pictures },
+    Backward { written: Vec<bool> },
+}
+
+struct Kept {
+    plan: PlanId,
+    slot: Slot,
+}
+
+/// Floats on one of both sides: the host's slice, or an address of the device.
+pub(crate) enum Floats<'a> {
+    Host(&'a mut [f32]),
+    #[cfg(feature = "cuda")]
+    Device(Ptr),
+}
+
+/// Pictures on one of both sides.
+#[derive(Clone, Copy)]
+pub(crate) enum Given<'a> {
+    Host(Images<'a>),
+    #[cfg(feature = "cuda")]
+    Device(Pictures),
+}
+
+impl OnGpu {
+    pub(crate) fn new(executor: &Arc<Executor>) -> Result<Self> {
+        Ok(Self {
+            executor: Arc::clone(executor),
+            vectors: None,
+            gradient: None,
+            first: None,
+            second: None,
+            steps: 0,
+            updating: Updating::default(),
+            plans: HashMap::new(),
+            kept: HashMap::new(),
+            tickets: 0,
+        })
+    }
+
+    fn of(other: &dyn Any) -> Result<&Self> {
+        other.downcast_ref().ok_or_else(another_device)
+    }
+
+    fn memory(&self, floats: usize) -> Result<Memory> {
+        Memory::zeros(self.executor.stream(), 4 * floats)
+    }
+
+    fn parameters(&mut self) -> Result<&mut Parameters> {
+        let stream = self.executor.stream();
+        self.vectors.as_mut().ok_or_else(|| failed(stream, "the network has no weights yet"))
+    }
+
+    /// Makes the shadow what theta is.
+    fn refresh(&mut self) -> Result<()> {
+        let executor = Arc::clone(&self.executor);
+        let parameters = self.parameters()?;
+        if let (true, Some(shadow)) = (parameters.stale, &parameters.shadow) {
+            let (theta, len) = (parameters.theta.at(), parameters.theta_len);
+            // SAFETY: both vectors have that length.
+            unsafe { executor.kernels.convert(Format::Bf16, theta, shadow.at(), len)? };
+        }
+        parameters.stale = false;
+        Ok(())
+    }
+
+    /// A plan, ready to run.
+    fn planned(&mut self, call: &Call<'_>) -> Result<PlanId> {
+        let id = Arc::as_ptr(call.plan) as PlanId;
+        if !self.plans.contains_key(&id) {
+            self.executor.prepare(call.plan)?;
+            let constants = Arc::new(Constants::new(self.executor.stream(), call.plan)?);
+            let planned = Planned { _plan: Arc::clone(call.plan), constants, idle: Vec::new() };
+            self.plans.insert(id, planned);
+        }
+        Ok(id)
+    }
+
+    /// An idle slot of a plan, or a new one.
+    fn take_slot(&mut self, call: &Call<'_>) -> Result<Slot> {
+        let id = self.planned(call)?;
+        if let Some(slot) = self.plans.get_mut(&id).and_then(|planned| planned.idle.pop()) {
+            return Ok(slot);
+        }
+        let (plan, stream) = (call.plan, self.executor.stream());
+        let pictures = plan.batch * call.structure.graph.input_shape().elements();
+        let picture_gradient = plan.image_gradient.then(|| self.memory(pictures)).transpose()?;
+        Ok(Slot {
+            arena: self.memory(plan.arena_len)?,
+            pictures: self.memory(pictures)?,
+            joint: self.memory(plan.output_len)?,
+            picture_gradient,
+            key: Memory::zeros(stream, 8)?,
+            scratch: self.executor.scratch(super::steps::scratch(plan))?,
+            recordings: Recordings::default(),
+        })
+    }
+
+    fn give_back(&mut self, plan: PlanId, slot: Slot) {
+        if let Some(planned) = self.plans.get_mut(&plan) {
+            planned.idle.push(slot);
+        }
+    }
+
+    /// [`Home::forward`] with pictures and outputs on either side.
+    pub(crate) fn run_forward(
+        &mut self,
+        call: &Call<'_>,
+        given: Given<'_>,
+        joint: Floats<'_>,
+        timings: Option<&mut Timings>,
+    ) -> Result<Option<Ticket>> {
+        let executor = Arc::clone(&self.executor);
+        bind(executor.stream())?;
+        self.refresh()?;
+        let mut slot = self.take_slot(call)?;
+        let id = Arc::as_ptr(call.plan) as PlanId;
+        let ran = self.forward_in(&mut slot, call, given, joint, timings);
+        match ran {
+            Ok(()) if call.keep => {
+                self.tickets += 1;
+                let ticket = Ticket(self.tickets);
+                self.kept.insert(ticket, Kept { plan: id, slot });
+                Ok(Some(ticket))
+            }
+            ran => {
+                self.give_back(id, slot);
+                ran.map(|()| None)
+            }
+        }
+    }
+
+    fn forward_in(
+        &mut self,
+        slot: &mut Slot,
+        call: &Call<'_>,
+        given: Given<'_>,
+        joint: Floats<'_>,
+        timings: Option<&mut Timings>,
+    ) -> Result<()> {
+        let executor = Arc::clone(&self.executor);
+        let pictures = slot.take_pictures(given)?;
+        slot.key.write(&[call.draws.key()])?;
+        if call.update {
+            self.save_statistics()?;
+        }
+        let constants = Arc::clone(&self.plans[&(Arc::as_ptr(call.plan) as PlanId)].constants);
+        let convolutions = executor.convolutions();
+        let (arena, scratch, key, out) = (slot.arena.at(), slot.scratch, slot.key.at(), slot.joint.at());
+        let parameters = self.parameters()?;
+        let steps = Steps {
+            kernels: &executor.kernels,
+            convolutions: &convolutions,
+            plan: call.plan,
+            constants: &constants,
+            arena,
+            scratch,
+            theta: parameters.theta.at(),
+            shadow: parameters.shadow.as_ref().unwrap_or(&parameters.theta).at(),
+            statistics: parameters.statistics.at(),
+            update: call.update,
+            key,
+        };
+        let launch = |mut timings: Option<&mut Timings>| {
+            for index in 0..call.plan.steps.len() {
+                let total = timings.as_deref_mut().map(|timings| &mut timings.forward[index]);
+                // SAFETY: the addresses are those of a slot of this plan, and of vectors of its network.
+                timed(executor.stream(), total, || unsafe { steps.forward(index, pictures) })?;
+            }
+            // SAFETY: as above.
+            unsafe { steps.outputs(out) }
+        };
+        match timings {
+            Some(timings) => launch(Some(timings))?,
+            None => {
+                let key = Recorded::Forward { update: call.update, pictures };
+                slot.recordings.run(executor.stream(), key, || launch(None))?;
+            }
+        }
+        slot.joint.give(joint)
+    }
+
+    /// Keeps the statistics of before a step that moves them.
+    fn save_statistics(&mut self) -> Result<()> {
+        let parameters = self.parameters()?;
+        if !parameters.moved {
+            parameters.before.copy_from(&parameters.statistics)?;
+            parameters.moved = true;
+        }
+        Ok(())
+    }
+
+    /// [`Home::backward`] with gradients on either side.
+    pub(crate) fn run_backward(
+        &mut self,
+        call: &Call<'_>,
+        ticket: Ticket,
+        joint: &Cotangent<'_>,
+        written: &mut [bool],
+        images: Option<Floats<'_>>,
+        timings: Option<&mut Timings>,
+    ) -> Result<()> {
+        let Some(Kept { plan, mut slot }) = self.kept.remove(&ticket) else { return Ok(()) };
+        bind(self.executor.stream())?;
+        let ran = self.backward_in(&mut slot, call, joint, written, images, timings);
+        self.give_back(plan, slot);
+        ran
+    }
+
+    fn backward_in(
+        &mut self,
+        slot: &mut Slot,
+        call: &Call<'_>,
+        joint: &Cotangent<'_>,
+        written: &mut [bool],
+        images: Option<Floats<'_>>,
+        timings: Option<&mut Timings>,
+    ) -> Result<()> {
+        let executor = Arc::clone(&self.executor);
+        joint.copy_to(&slot.joint)?;
+        if self.gradient.is_none() {
+            self.gradient = Some(self.memory(self.parameters_len()?)?);
+        }
+        let gradient = self.gradient.as_ref().map_or(Ptr::NONE, Memory::at);
+        let constants = Arc::clone(&self.plans[&(Arc::as_ptr(call.plan) as PlanId)].constants);
+        let convolutions = executor.convolutions();
+        let (arena, scratch, key, seeds) = (slot.arena.at(), slot.scratch, slot.key.at(), slot.joint.at());
+        let to_pictures = slot.picture_gradient.as_ref().map_or(Ptr::NONE, Memory::at);
+        let parameters = self.parameters()?;
+        let steps = Steps {
+            kernels: &executor.kernels,
+            convolutions: &convolutions,
+            plan: call.plan,
+            constants: &constants,
+            arena,
+            scratch,
+            theta: parameters.theta.at(),
+            shadow: parameters.shadow.as_ref().unwrap_or(&parameters.theta).at(),
+            statistics: parameters.statistics.at(),
+            update: false,
+            key,
+        };
+        let before = written.to_vec();
+        let launch = |written: &mut [bool], mut timings: Option<&mut Timings>| {
+            // SAFETY: the addresses are those of a slot of this plan, and of vectors of its network.
+            unsafe { steps.seeds(seeds)? };
+            let mut gradients = Gradients { theta: gradient, written };
+            for step in &call.plan.backward {
+                let total = timings.as_deref_mut().map(|timings| &mut timings.backward[step.step]);
+                // SAFETY: as above.
+                timed(executor.stream(), total, || unsafe {
+                    steps.backward(step, &mut gradients, to_pictures)
+                })?;
+            }
+            Ok(())
+        };
+        match timings {
+            Some(timings) => launch(written, Some(timings))?,
+            None => {
+                let key = Recorded::Backward { written: before.clone() };
+                slot.recordings.run(executor.stream(), key, || launch(&mut before.clone(), None))?;
+                for parameter in call.plan.trained() {
+                    written[parameter] = true;
+                }
+            }
+        }
+        match (&slot.picture_gradient, images) {
+            (Some(gradient), Some(images)) => gradient.give(images),
+            _ => Ok(()),
+        }
+    }
+
+    fn parameters_len(&self) -> Result<usize> {
+        let stream = self.executor.stream();
+        self.vectors
+            .as_ref()
+            .map(|parameters| parameters.theta_len)
+            .ok_or_else(|| failed(stream, "the network has no weights yet"))
+    }
+
+    /// The pieces of theta with flags for the active segments, on the device.
+    fn pieces(&mut self, structure: &Structure, active: &[bool]) -> Result<(Ptr, usize)> {
+        if self.updating.pieces.as_ref().is_none_or(|(known, ..)| known != active) {
+            let pieces: Vec<Piece> =
+                structure.pieces.iter().map(|piece| piece.on_device(active[piece.segment()])).collect();
+            let memory = match self.updating.pieces.take() {
+                Some((_, memory, count)) if count == pieces.len() => memory,
+                _ => Memory::zeros(self.executor.stream(), size_of_val(&pieces[..]))?,
+            };
+            memory.write(&pieces)?;
+            self.updating.pieces = Some((active.to_vec(), memory, pieces.len()));
+        }
+        let pieces = self.updating.pieces.as_ref();
+        Ok(pieces.map_or((Ptr::NONE, 0), |(_, memory, count)| (memory.at(), *count)))
+    }
+
+    /// Launches the sum of the gradient's squares; where it will lie.
+    fn launch_squares(&mut self, structure: &Structure, active: &[bool]) -> Result<Ptr> {
+        let (pieces, count) = self.pieces(structure, active)?;
+        let executor = Arc::clone(&self.executor);
+        if self.updating.squares.is_none() {
+            self.updating.squares = Some(Memory::zeros(executor.stream(), size_of::<SquareSum>())?);
+        }
+        let squares = self.updating.squares.as_ref().map_or(Ptr::NONE, Memory::at);
+        let gradient = self.gradient.as_ref().map_or(Ptr::NONE, Memory::at);
+        let scratch = executor.scratch(Kernels::square_sum_scratch(count))?;
+        // SAFETY: the gradient is as long as the pieces say; the scratch memory is that of this count.
+        unsafe { executor.kernels.square_sum(pieces, count, gradient, scratch, squares)? };
+        Ok(squares)
+    }
+}
+
+/// Runs `work`, and adds its time to `total` if there is one: the device is waited for then.
+fn timed(
+    stream: &Arc<cudarc::driver::CudaStream>,
+    total: Option<&mut std::time::Duration>,
+    work: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let Some(total) = total else { return work() };
+    let wait = || stream.synchronize().map_err(|error| failed(stream, &error.to_string()));
+    wait()?;
+    let start = std::time::Instant::now();
+    work()?;
+    wait()?;
+    *total += start.elapsed();
+    Ok(())
+}
+
+/// The gradient of all outputs, on one of both sides.
+pub(crate) enum Cotangent<'a> {
+    Host(&'a [f32]),
+    #[cfg(feature = "cuda")]
+    Device(Ptr, usize),
+}
+
+impl Cotangent<'_> {
+    fn copy_to(&self, joint: &Memory) -> Result<()> {
+        match self {
+            Cotangent::Host(values) => joint.write(values),
+            #[cfg(feature = "cuda")]
+            Cotangent::Device(from, len) => joint.copy_in(*from, 4 * len),
+        }
+    }
+}
+
+impl Slot {
+    /// Copies pictures in; where they lie then.
+    fn take_pictures(&self, given: Given<'_>) -> Result<Pictures> {
+        let at = self.pictures.at();
+        match given {
+            Given::Host(Images::U8(bytes)) => self.pictures.write(bytes).map(|()| Pictures::U8(at)),
+            Given::Host(Images::F32(floats)) => self.pictures.write(floats).map(|()| Pictures::F32(at)),
+            #[cfg(feature = "cuda")]
+            Given::Device(Pictures::U8(from)) => {
+                self.pictures.copy_in(from, self.pictures.bytes() / 4).map(|()| Pictures::U8(at))
+            }
+            #[cfg(feature = "cuda")]
+            Given::Device(Pictures::F32(from)) => {
+                self.pictures.copy_in(from, self.pictures.bytes()).map(|()| Pictures::F32(at))
+            }
+        }
+    }
+}
+
+impl Memory {
+    /// Copies its floats to one of both sides.
+    fn give(&self, to: Floats<'_>) -> Result<()> {
+        match to {
+            Floats::Host(values) => self.read_into(values),
+            #[cfg(feature = "cuda")]
+            Floats::Device(to) => self.copy_out(to),
+        }
+    }
+}
+
+impl Home for OnGpu {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+
+    fn load(&mut self, theta: Buffer, statistics: Buffer) -> Result<()> {
+        if self.vectors.is_none() {
+            let bf16 = self.executor.maps() == Format::Bf16;
+            let shadow = || Memory::zeros(self.executor.stream(), 2 * theta.len());
+            self.vectors = Some(Parameters {
+                theta: self.memory(theta.len())?,
+                shadow: bf16.then(shadow).transpose()?,
+                stale: true,
+                statistics: self.memory(statistics.len())?,
+                before: self.memory(statistics.len())?,
+                moved: false,
+                theta_len: theta.len(),
+                statistics_len: statistics.len(),
+            });
+        }
+        let parameters = self.parameters()?;
+        parameters.theta.write(&theta[..])?;
+        parameters.statistics.write(&statistics[..])?;
+        parameters.stale = true;
+        Ok(())
+    }
+
+    fn read(&self, vector: Vector) -> Result<Cow<'_, [f32]>> {
+        let Some(parameters) = &self.vectors else { return Ok(Cow::Borrowed(&[])) };
+        let theta = parameters.theta_len;
+        let (memory, len) = match vector {
+            Vector::Theta => (Some(&parameters.theta), theta),
+            Vector::Statistics => (Some(&parameters.statistics), parameters.statistics_len),
+            Vector::Gradient => (self.gradient.as_ref(), theta),
+            Vector::First => (self.first.as_ref(), theta),
+            Vector::Second => (self.second.as_ref(), theta),
+        };
+        Ok(memory.map(|memory| memory.read(len)).transpose()?.unwrap_or_default().into())
+    }
+
+    fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    fn load_moments(&mut self, moments: Moments) -> Result<()> {
+        let stream = self.executor.stream();
+        let upload = |buffer: &Option<Buffer>| {
+            buffer.as_ref().map(|buffer| Memory::of(stream, &buffer[..])).transpose()
+        };
+        (self.first, self.second) = (upload(&moments.first)?, upload(&moments.second)?);
+        self.steps = moments.steps;
+        Ok(())
+    }
+
+    fn copy_from(&mut self, other: &dyn Home) -> Result<()> {
+        let other = Self::of(other.as_any())?;
+        let Some(from) = &other.vectors else { return Ok(()) };
+        let parameters = self.parameters()?;
+        parameters.theta.copy_from(&from.theta)?;
+        parameters.statistics.copy_from(&from.statistics)?;
+        parameters.stale = true;
+        Ok(())
+    }
+
+    fn forward(
+        &mut self,
+        call: &Call<'_>,
+        images: Images<'_>,
+        joint: &mut [f32],
+        timings: Option<&mut Timings>,
+    ) -> Result<Option<Ticket>> {
+        self.run_forward(call, Given::Host(images), Floats::Host(joint), timings)
+    }
+
+    fn backward(
+        &mut self,
+        call: &Call<'_>,
+        ticket: Ticket,
+        joint: &[f32],
+        written: &mut [bool],
+        images: Option<&mut [f32]>,
+        timings: Option<&mut Timings>,
+    ) -> Result<()> {
+        let (joint, images) = (Cotangent::Host(joint), images.map(Floats::Host));
+        self.run_backward(call, ticket, &joint, written, images, timings)
+    }
+
+    fn release(&mut self, ticket: Ticket) {
+        if let Some(Kept { plan, slot }) = self.kept.remove(&ticket) {
+            self.give_back(plan, slot);
+        }
+    }
+
+    fn first_non_finite(&mut self, call: &Call<'_>, images: Images<'_>) -> Result<Option<usize>> {
+        bind(self.executor.stream())?;
+        self.refresh()?;
+        let slot = self.take_slot(call)?;
+        let found = self.look_for_non_finite(&slot, call, images);
+        self.give_back(Arc::as_ptr(call.plan) as PlanId, slot);
+        found
+    }
+
+    fn discard_statistics(&mut self) -> Result<()> {
+        let parameters = self.parameters()?;
+        if parameters.moved {
+            parameters.statistics.copy_from(&parameters.before)?;
+            parameters.moved = false;
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self) {
+        if let Some(parameters) = &mut self.vectors {
+            parameters.moved = false;
+        }
+    }
+
+    fn square_sum(&mut self, structure: &Structure, active: &[bool]) -> Result<f64> {
+        if self.gradient.is_none() {
+            return Ok(0.0);
+        }
+        self.launch_squares(structure, active)?;
+        let squares =
+            self.updating.squares.as_ref().map(|squares| squares.read::<SquareSum>(1)).transpose()?;
+        Ok(squares.map_or(0.0, |squares| if squares[0].finite == 1 { squares[0].sum } else { f64::NAN }))
+    }
+
+    fn update(
+        &mut self,
+        structure: &Structure,
+        rule: &Update<'_>,
+        average: Option<(&mut dyn Home, f32)>,
+    ) -> Result<()> {
+        let executor = Arc::clone(&self.executor);
+        let len = self.parameters_len()?;
+        self.make_moments(rule.optimizer, len)?;
+        if self.gradient.is_none() {
+            self.gradient = Some(self.memory(len)?);
+        }
+        let mut scalars =
+            Scalars::new(rule.optimizer, rule.lr, rule.weight_decay, rule.scale, self.steps + 1);
+        let mut squares = None;
+        if let Some(largest) = rule.clip_norm {
+            scalars.clip_norm = largest;
+            squares = Some(self.launch_squares(structure, rule.active)?);
+        }
+        let followed = match average {
+            None => Ptr::NONE,
+            Some((average, decay)) => {
+                scalars.average_decay = decay;
+                let average: &mut Self = average.as_any_mut().downcast_mut().ok_or_else(another_device)?;
+                let followed = average.parameters()?;
+                followed.statistics.copy_from(&self.parameters()?.statistics)?;
+                followed.stale = true;
+                followed.theta.at()
+            }
+        };
+        let (pieces, count) = self.pieces(structure, rule.active)?;
+        let scalars = self.scalars(scalars)?;
+        let at = |memory: &Option<Memory>| memory.as_ref().map_or(Ptr::NONE, Memory::at);
+        let (gradient, first, second) = (at(&self.gradient), at(&self.first), at(&self.second));
+        let parameters = self.parameters()?;
+        let vectors = Vectors {
+            theta: parameters.theta.at(),
+            gradient,
+            first,
+            second,
+            average: followed,
+            shadow: at(&parameters.shadow),
+        };
+        // The update writes the pieces' shadow, and all else of it is never read.
+        parameters.stale = false;
+        // SAFETY: all vectors are as long as the pieces say.
+        unsafe {
+            match rule.optimizer {
+                Optimizer::Sgd { .. } => executor.kernels.sgd(pieces, count, vectors, scalars, squares)?,
+                Optimizer::AdamW { .. } => {
+                    executor.kernels.adamw(pieces, count, vectors, scalars, squares)?
+                }
+            }
+        }
+        self.steps += 1;
+        Ok(())
+    }
+
+    fn memory(&self) -> TrainingMemory {
+        let bytes = |memory: &Option<Memory>| memory.as_ref().map_or(0, |memory| memory.bytes() as u64);
+        let slots = self.plans.values().flat_map(|planned| &planned.idle);
+        let slots = slots.chain(self.kept.values().map(|kept| &kept.slot));
+        let parameters = self.vectors.as_ref();
+        TrainingMemory {
+            parameters: parameters
+                .map_or(0, |parameters| parameters.theta.bytes() as u64 + bytes(&parameters.shadow)),
+            statistics: parameters.map_or(0, |parameters| 2 * parameters.statistics.bytes() as u64),
+            gradient: bytes(&self.gradient),
+            moments: bytes(&self.first) + bytes(&self.second),
+            average: 0,
+            arena: slots.map(|slot| slot.arena.bytes() as u64).sum(),
+        }
+    }
+}
+
+impl OnGpu {
+    /// Makes room for what `optimizer` remembers, as zeros.
+    fn make_moments(&mut self, optimizer: Optimizer, len: usize) -> Result<()> {
+        if self.first.is_none() {
+            self.first = Some(self.memory(len)?);
+        }
+        if optimizer.moments() < 2 {
+            self.second = None;
+        } else if self.second.is_none() {
+            self.second = Some(self.memory(len)?);
+        }
+        Ok(())
+    }
+
+    fn scalars(&mut self, scalars: Scalars) -> Result<Ptr> {
+        if self.updating.scalars.is_none() {
+            self.updating.scalars = Some(Memory::zeros(self.executor.stream(), size_of::<Scalars>())?);
+        }
+        let memory = self.updating.scalars.as_ref();
+        memory.map_or(Ok(()), |memory| memory.write(&[scalars]))?;
+        Ok(memory.map_or(Ptr::NONE, Memory::at))
+    }
+
+    fn look_for_non_finite(
+        &mut self,
+        slot: &Slot,
+        call: &Call<'_>,
+        images: Images<'_>,
+    ) -> Result<Option<usize>> {
+        let executor = Arc::clone(&self.executor);
+        let pictures = slot.take_pictures(Given::Host(images))?;
+        slot.key.write(&[call.draws.key()])?;
+        let constants = Arc::clone(&self.plans[&(Arc::as_ptr(call.plan) as PlanId)].constants);
+        let convolutions = executor.convolutions();
+        let parameters = self.parameters()?;
+        let steps = Steps {
+            kernels: &executor.kernels,
+            convolutions: &convolutions,
+            plan: call.plan,
+            constants: &constants,
+            arena: slot.arena.at(),
+            scratch: slot.scratch,
+            theta: parameters.theta.at(),
+            shadow: parameters.shadow.as_ref().unwrap_or(&parameters.theta).at(),
+            statistics: parameters.statistics.at(),
+            update: false,
+            key: slot.key.at(),
+        };
+        for (index, step) in call.plan.steps.iter().enumerate() {
+            // SAFETY: the addresses are those of a slot of this plan, and of vectors of its network.
+            unsafe { steps.forward(index, pictures)? };
+            if !slot.is_finite(call.plan, step.kind.result())? {
+                return Ok(Some(index));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Slot {
+    /// Whether every number of a value is finite.
+    fn is_finite(&self, plan: &Plan, value: ValueId) -> Result<bool> {
+        let place = plan.place(value);
+        Ok(match plan.maps {
+            Format::F32 => {
+                let values: Vec<f32> = self.arena.read_part(4 * place.offset, place.len)?;
+                values.iter().all(|value| value.is_finite())
+            }
+            Format::Bf16 => {
+                let values: Vec<u16> = self.arena.read_part(4 * place.offset, place.len)?;
+                // All bits of the exponent: infinite, or no number.
+                values.iter().all(|bits| bits & 0x7f80 != 0x7f80)
+            }
+        })
+    }
+}
