@@ -134,6 +134,12 @@ pub struct EvalArgs {
     /// Threads that compute; 0 means one per core
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub threads: usize,
+    /// cpu, cuda or cuda:N, for runs and model.safetensors files
+    #[arg(long, value_name = "NAME", default_value = "cpu")]
+    pub device: String,
+    /// What the network computes in: f32, tf32 or bf16; default f32 on the CPU, which has no other, and bf16 on cuda
+    #[arg(long, value_name = "NAME")]
+    pub precision: Option<String>,
     /// Which engine answers for an .onnx file: native (default for int8) or ort (default for float)
     #[arg(long, value_name = "NAME")]
     pub engine: Option<String>,

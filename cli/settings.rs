@@ -138,10 +138,14 @@ pub struct Settings {
     #[arg(long, value_name = "N", help_heading = "Machine")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
-    /// cpu or cuda; default cpu
+    /// cpu, cuda or cuda:N; default cpu. cuda is for builds with --features cuda; see `distill doctor`
     #[arg(long, value_name = "NAME", help_heading = "Machine")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
+    /// What networks compute in: f32, tf32 or bf16; default f32 on the CPU, which has no other, and bf16 on cuda
+    #[arg(long, value_name = "NAME", help_heading = "Machine")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub precision: Option<String>,
     /// Steps between checkpoints; default about a minute of time
     #[arg(long, value_name = "N", help_heading = "Machine")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use ::data::{Dataset, Selection};
-use engine::{Device, Images, Model, Runtime};
+use engine::{Images, Model, Runtime};
 use models::Manifest;
 use serde_json::json;
 use serve::{LoadOptions, Served};
@@ -43,6 +43,10 @@ type Answer = Box<dyn FnMut(&[u8]) -> Result<Vec<f32>>>;
 /// What is measured, and what it says of itself.
 fn answerer(args: &EvalArgs) -> Result<(Manifest, Answer)> {
     if args.model.extension().is_some_and(|extension| extension == "onnx") {
+        if args.device != "cpu" || args.precision.is_some() {
+            let reason = "--device, --precision: a file is answered on the CPU as it is; give the run's folder instead";
+            return Err(Failure::mendable(reason));
+        }
         return of_file(args);
     }
     if args.engine.as_deref().is_some_and(|engine| engine != "native") {
@@ -52,7 +56,8 @@ fn answerer(args: &EvalArgs) -> Result<(Manifest, Answer)> {
     }
     let (manifest, weights) = load(&args.model)?;
     let graph = manifest.graph().map_err(Failure::mendable)?;
-    let runtime = Runtime::new(Device::Cpu, args.threads).map_err(Failure::broken)?;
+    let runtime = Runtime::named(&args.device, args.precision.as_deref(), args.threads);
+    let runtime = runtime.map_err(Failure::mendable)?;
     let mut model = Model::new(&graph, &weights, &runtime).map_err(Failure::mendable)?;
     let answer = move |batch: &[u8]| Ok(model.run(Images::U8(batch)).map_err(Failure::broken)?.to_vec());
     Ok((manifest, Box::new(answer)))

@@ -127,6 +127,17 @@ impl Runtime {
         Self::open(device, Precision::of(device), Pool::with_isa(count(threads), found))
     }
 
+    /// From names as a user gives them: `cpu`, `cuda` or `cuda:N`, and `f32`, `tf32` or `bf16`, or nothing for what suits
+    /// the device.
+    ///
+    /// # Errors
+    /// [`EngineError::Unknown`] for a name, else as [`Runtime::new`].
+    pub fn named(device: &str, precision: Option<&str>, threads: usize) -> Result<Self> {
+        let device: Device = device.parse()?;
+        let precision = precision.map_or(Ok(Precision::of(device)), str::parse)?;
+        Self::with_precision(device, threads, precision)
+    }
+
     fn open(device: Device, precision: Precision, pool: Pool) -> Result<Self> {
         let gpu = match device {
             Device::Cpu if precision == Precision::F32 => None,

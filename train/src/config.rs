@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use engine::{Device, Optimizer};
+use engine::{Optimizer, Runtime};
 use models::Stem;
 use serde::{Deserialize, Serialize};
 
@@ -101,8 +101,11 @@ pub struct Config {
     pub seed: u64,
     /// Threads that compute; 0 for one per core.
     pub threads: usize,
-    /// Where: `cpu`, `cuda`.
+    /// Where: `cpu`, `cuda`, `cuda:N`.
     pub device: String,
+    /// What networks compute in: `f32`, `tf32` or `bf16`; by default what suits the device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub precision: Option<String>,
     /// The run's folder.
     pub out: PathBuf,
     /// Optimizer steps between checkpoints; by default about a minute of time.
@@ -147,6 +150,7 @@ impl Default for Config {
             seed: 0,
             threads: 0,
             device: "cpu".into(),
+            precision: None,
             out: PathBuf::new(),
             checkpoint_steps: None,
             options: BTreeMap::new(),
@@ -240,12 +244,12 @@ impl Config {
         self.batch_size.unwrap_or(MOST_PER_BATCH)
     }
 
-    /// The device.
+    /// The device with its threads and precision, opened.
     ///
     /// # Errors
-    /// For an unknown name.
-    pub fn device(&self) -> Result<Device> {
-        Ok(self.device.parse()?)
+    /// For an unknown name, and for what this machine or build does not have.
+    pub fn runtime(&self) -> Result<Runtime> {
+        Ok(Runtime::named(&self.device, self.precision.as_deref(), self.threads)?)
     }
 
     /// The optimizer as the engine takes it.

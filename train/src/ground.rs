@@ -25,7 +25,7 @@ impl Ground {
     /// # Errors
     /// The data set's, the division's or the device's.
     pub fn open(config: &Config) -> Result<Self> {
-        let runtime = Runtime::new(config.device()?, config.threads)?;
+        let runtime = config.runtime()?;
         let dataset = Arc::new(data::open(&config.data, &open_options(config)?)?);
         Self::on(dataset, config, runtime)
     }

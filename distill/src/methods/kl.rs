@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use data::{Augment, Batch, Draw, Part, Partition};
 use engine::{BatchNormMode, Fwd, Grad};
 use train::{Loss, Method, Nets, OptionSpec, Options, Progress, Result, loss};
@@ -92,18 +92,18 @@ struct Objective {
 
 impl Objective {
     fn loss(&self, student: &Tensor, teacher: &Tensor, labels: &[Option<u32>]) -> Result<Loss> {
-        let imitation = loss::kl(&teacher.detach(), student, self.temperature)?;
+        let imitation = loss::kl(&teacher.detach().to_device(student.device())?, student, self.temperature)?;
         let labeled = labels.iter().flatten().count();
         if self.ce == 0.0 || labeled == 0 {
             return Ok(Loss::new(imitation.clone(), &[("imitation", &imitation)]));
         }
         let classes: Vec<u32> = labels.iter().map(|label| label.unwrap_or(0)).collect();
-        let targets = loss::one_hot(&classes, student.dim(1)?, &Device::Cpu)?;
+        let targets = loss::one_hot(&classes, student.dim(1)?, student.device())?;
         // Weights that turn the batch's mean into the mean over the labeled.
         let share = labels.len() as f32 / labeled as f32;
         let weights: Vec<f32> =
             labels.iter().map(|label| if label.is_some() { share } else { 0.0 }).collect();
-        let weights = Tensor::from_vec(weights, labels.len(), &Device::Cpu)?;
+        let weights = Tensor::from_vec(weights, labels.len(), student.device())?;
         let supervised = loss::weighted_cross_entropy(student, &targets, &weights)?;
         let total = (&imitation + (&supervised * self.ce)?)?;
         Ok(Loss::new(total, &[("imitation", &imitation), ("labeled", &supervised)]))
@@ -112,6 +112,8 @@ impl Objective {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
     use super::*;
     use candle_core::Var;
 

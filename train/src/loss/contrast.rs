@@ -1,6 +1,6 @@
 //! Similarities between embeddings, and graphs of samples as targets for them.
 
-use candle_core::{D, Device, Result, Tensor};
+use candle_core::{D, Result, Tensor};
 
 use super::{log_softmax, normalize_rows};
 
@@ -30,7 +30,7 @@ pub fn similarity(a: &Tensor, b: &Tensor, temperature: f64) -> Result<Tensor> {
 pub fn pseudo_label_graph(probabilities: &Tensor, threshold: f64) -> Result<Tensor> {
     let n = probabilities.dim(0)?;
     let overlap = probabilities.matmul(&probabilities.t()?.contiguous()?)?;
-    let diagonal = Tensor::eye(n, overlap.dtype(), &Device::Cpu)?.to_device(overlap.device())?;
+    let diagonal = Tensor::eye(n, overlap.dtype(), overlap.device())?;
     let with_self = ((&diagonal + (&overlap * diagonal.affine(-1.0, 1.0)?)?)?).contiguous()?;
     let kept = with_self.ge(threshold)?.to_dtype(with_self.dtype())?;
     normalize_rows(&(with_self * kept)?)

@@ -110,7 +110,7 @@ impl CoMatch {
 
     fn objective(&mut self, views: &Views<'_>, at: Progress) -> Result<Loss> {
         let classes = views.logits_x.dim(1)?;
-        let labels = loss::one_hot(views.labels, classes, &Device::Cpu)?;
+        let labels = loss::one_hot(views.labels, classes, views.logits_x.device())?;
         let loss_x = loss::cross_entropy(&views.logits_x, &labels)?;
 
         let guesses = loss::softmax(&views.logits_weak.detach())?;
@@ -138,7 +138,7 @@ impl CoMatch {
 
     /// q: the own guess mixed with what the bank holds for similar embeddings; the guess alone until the bank is full.
     fn smooth(&self, aligned: &Tensor, features: &Tensor) -> Result<Tensor> {
-        let Some((bank_features, bank_probabilities)) = self.bank.full()? else { return Ok(aligned.clone()) };
+        let Some((bank_features, bank_probabilities)) = self.bank.full(aligned.device())? else { return Ok(aligned.clone()) };
         let attention = loss::softmax(&loss::similarity(features, &bank_features, self.temperature)?)?;
         let remembered = attention.matmul(&bank_probabilities)?;
         Ok(((aligned * self.alpha)? + (remembered * (1.0 - self.alpha))?)?)
@@ -268,13 +268,13 @@ impl Bank {
     }
 
     /// `[k, dimensions]` and `[k, classes]` once as many batches as it holds have been seen.
-    fn full(&self) -> Result<Option<(Tensor, Tensor)>> {
+    fn full(&self, device: &Device) -> Result<Option<(Tensor, Tensor)>> {
         if self.entries.len() < self.batches {
             return Ok(None);
         }
         let rows = |values: Vec<f32>, width: usize| {
             let count = values.len() / width.max(1);
-            Tensor::from_vec(values, (count, width), &Device::Cpu)
+            Tensor::from_vec(values, (count, width), device)
         };
         let features = self.entries.iter().flat_map(|(features, _)| features).copied().collect();
         let probabilities =
@@ -299,7 +299,7 @@ impl Alignment {
             average.iter_mut().zip(mean).for_each(|(sum, value)| *sum += value);
         }
         average.iter_mut().for_each(|sum| *sum = (*sum / (kept + 1) as f32).max(1e-8));
-        let average = Tensor::from_vec(average, (1, mean_guess.len()), &Device::Cpu)?;
+        let average = Tensor::from_vec(average, (1, mean_guess.len()), guesses.device())?;
         Ok(loss::normalize_rows(&guesses.broadcast_div(&average)?)?)
     }
 

@@ -12,7 +12,7 @@ pub mod supervised;
 #[cfg(test)]
 mod tests_of_gradients;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use data::{Batch, Draw};
 use engine::Net;
 use models::{Graph, GraphError, Weights};
@@ -113,7 +113,7 @@ impl<'a> Nets<'a> {
         let [height, width] = shape.spatial();
         let pixels = views.concat();
         let count = pixels.len() / shape.elements().max(1);
-        Ok(Tensor::from_vec(pixels, (count, height, width, shape.channels()), &Device::Cpu)?)
+        Ok(Tensor::from_vec(pixels, (count, height, width, shape.channels()), self.student.tensors())?)
     }
 
     /// Number of classes.

@@ -2,7 +2,7 @@
 //!
 //! The reference that every other method has to beat on the same labels. Label smoothing is off by default.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use data::{Augment, Batch, Draw, Part};
 use engine::{BatchNormMode, Fwd, Grad};
 
@@ -41,7 +41,7 @@ impl Supervised {
 
     fn objective(&self, logits: &Tensor, labels: &[u32]) -> Result<Tensor> {
         let classes = logits.dim(1)?;
-        let targets = loss::smoothed_one_hot(labels, classes, self.label_smoothing, &Device::Cpu)?;
+        let targets = loss::smoothed_one_hot(labels, classes, self.label_smoothing, logits.device())?;
         Ok(loss::cross_entropy(logits, &targets)?)
     }
 }
