@@ -30,7 +30,7 @@ mod micro;
 mod prepared;
 mod product;
 #[cfg(test)]
-mod reference;
+pub(crate) mod reference;
 pub(super) mod scratch;
 #[cfg(test)]
 mod tests;
