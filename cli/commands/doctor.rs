@@ -11,7 +11,7 @@ use crate::print;
 pub fn run(args: &DoctorArgs) -> Result {
     let runtime = Runtime::new(Device::Cpu, 0).map_err(Failure::broken)?;
     let library = onnx::runtime::find(args.ort_lib.as_deref());
-    let cuda = Runtime::new(Device::Cuda(0), 0).err().map(|error| error.to_string());
+    let cuda = Runtime::new(Device::Cuda(0), 1).map(|runtime| runtime.gpu().unwrap_or_default());
     if args.json {
         print::json(&json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -19,7 +19,8 @@ pub fn run(args: &DoctorArgs) -> Result {
             "threads": runtime.threads(),
             "onnx_runtime": library.as_ref().ok().map(|found| found.path.display().to_string()),
             "candle_onnx": cfg!(feature = "candle-onnx"),
-            "cuda": cuda.is_none(),
+            "cuda": cuda.as_ref().ok(),
+            "cuda_missing": cuda.as_ref().err().map(ToString::to_string),
         }));
         return Ok(());
     }
@@ -40,6 +41,14 @@ pub fn run(args: &DoctorArgs) -> Result {
         "not in this build; build with --features candle-onnx"
     };
     row("candle-onnx", candle.into());
-    row("CUDA", cuda.unwrap_or_else(|| "found".into()));
+    row(
+        "CUDA",
+        match &cuda {
+            Ok(gpu) => format!(
+                "{gpu}; --device cuda is experimental: it was tested on an emulator, not yet on hardware"
+            ),
+            Err(missing) => missing.to_string(),
+        },
+    );
     Ok(())
 }

@@ -356,6 +356,22 @@ impl Net {
         Ok(Outputs { tensors: plan.outputs.iter().zip(names).map(segment).collect::<Result<_>>()? })
     }
 
+    /// Pictures, `[n, h, w, c]`, as a tensor where the network takes them best; see [`Net::tensors`].
+    ///
+    /// # Errors
+    /// If `pixels` are no whole number of pictures, and the device's own.
+    pub fn images(&self, pixels: Vec<u8>) -> Result<Tensor> {
+        let graph = self.graph();
+        let ([height, width], channels) = (graph.input_shape().spatial(), graph.input_shape().channels());
+        let count = Images::U8(&pixels).count(graph)?;
+        let shape = (count, height, width, channels);
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = self.shared.structure.runtime.executor() {
+            return Ok(on_device::upload(gpu, &self.shared.tensors, &pixels, shape.into())?);
+        }
+        Ok(Tensor::from_vec(pixels, shape, &Device::Cpu)?)
+    }
+
     fn token(&self, place: &Device) -> Result<&Tensor> {
         let found = self.shared.tokens.iter().find(|token| token.device().same_device(place));
         found.map(Var::as_tensor).ok_or_else(|| EngineError::Images {

@@ -150,6 +150,11 @@ impl Runtime {
         Ok(Self { device, precision, pool: Arc::new(pool), gpu })
     }
 
+    /// The GPU's name, memory and compute capability, where networks live on one.
+    pub fn gpu(&self) -> Option<String> {
+        self.gpu.as_ref().map(|gpu| gpu.describe())
+    }
+
     /// Where networks of this runtime live.
     pub fn device(&self) -> Device {
         self.device
@@ -178,6 +183,12 @@ impl Runtime {
 
     pub(crate) fn pool(&self) -> &Pool {
         &self.pool
+    }
+
+    /// What runs on the GPU.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn executor(&self) -> Option<&Arc<Executor>> {
+        self.gpu.as_ref()
     }
 
     /// A place for the vectors of a network.

@@ -8,6 +8,7 @@ use super::convolution::{Convolutions, Pass};
 use super::kernels::Kernels;
 use super::memory::Memory;
 use super::network::OnGpu;
+use super::staging::Staging;
 use super::{Format, Gpu, Ptr, steps};
 use crate::home::Home;
 use crate::plan::{Kind, Plan};
@@ -20,6 +21,7 @@ pub(crate) struct Executor {
     precision: Precision,
     pub kernels: Kernels,
     convolutions: Mutex<Convolutions>,
+    staging: Mutex<Staging>,
     /// Older blocks stay, since recorded passes go on using them.
     scratch: Mutex<Vec<Memory>>,
 }
@@ -33,12 +35,31 @@ impl Executor {
         let gpu = Gpu::open(index)?;
         let kernels = Kernels::new(&gpu)?;
         let convolutions = Mutex::new(Convolutions::new(&gpu.stream, precision)?);
-        Ok(Self { gpu, precision, kernels, convolutions, scratch: Mutex::default() })
+        let staging = Mutex::new(Staging::new(&gpu.stream));
+        Ok(Self { gpu, precision, kernels, convolutions, staging, scratch: Mutex::default() })
     }
 
     /// A place for the vectors of a network.
     pub(crate) fn home(self: &Arc<Self>) -> Result<Box<dyn Home>> {
         Ok(Box::new(OnGpu::new(self)?))
+    }
+
+    /// Copies a batch to an address through page-locked memory.
+    ///
+    /// # Safety
+    /// So many bytes of the device lie there.
+    pub(crate) unsafe fn stage(&self, bytes: &[u8], to: Ptr) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.staging.lock().unwrap_or_else(PoisonError::into_inner).copy(bytes, to) }
+    }
+
+    /// The device's name, memory and compute capability.
+    pub(crate) fn describe(&self) -> String {
+        let context = self.stream().context();
+        let name = context.name().unwrap_or_else(|_| "a GPU without a name".into());
+        let memory = context.total_mem().map_or(0, |bytes| bytes >> 30);
+        let (major, minor) = context.compute_capability().unwrap_or_default();
+        format!("{name}, {memory} GiB, compute capability {major}.{minor}")
     }
 
     /// Number format of maps.

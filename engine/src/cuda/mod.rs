@@ -16,6 +16,7 @@ mod executor;
 mod memory;
 mod network;
 mod recording;
+mod staging;
 mod steps;
 
 pub(crate) use executor::Executor;

@@ -229,7 +229,7 @@ impl OnGpu {
         timings: Option<&mut Timings>,
     ) -> Result<()> {
         let executor = Arc::clone(&self.executor);
-        let pictures = slot.take_pictures(given)?;
+        let pictures = slot.take_pictures(&executor, given)?;
         slot.key.write(&[call.draws.key()])?;
         if call.update {
             self.save_statistics()?;
@@ -435,10 +435,15 @@ impl Cotangent<'_> {
 
 impl Slot {
     /// Copies pictures in; where they lie then.
-    fn take_pictures(&self, given: Given<'_>) -> Result<Pictures> {
+    fn take_pictures(&self, executor: &Executor, given: Given<'_>) -> Result<Pictures> {
         let at = self.pictures.at();
         match given {
-            Given::Host(Images::U8(bytes)) => self.pictures.write(bytes).map(|()| Pictures::U8(at)),
+            Given::Host(Images::U8(bytes)) => {
+                assert!(bytes.len() <= self.pictures.bytes(), "{} bytes of pictures", bytes.len());
+                // SAFETY: the memory is as long.
+                unsafe { executor.stage(bytes, at)? };
+                Ok(Pictures::U8(at))
+            }
             Given::Host(Images::F32(floats)) => self.pictures.write(floats).map(|()| Pictures::F32(at)),
             #[cfg(feature = "cuda")]
             Given::Device(Pictures::U8(from)) => {
@@ -699,7 +704,7 @@ impl OnGpu {
         images: Images<'_>,
     ) -> Result<Option<usize>> {
         let executor = Arc::clone(&self.executor);
-        let pictures = slot.take_pictures(Given::Host(images))?;
+        let pictures = slot.take_pictures(&executor, Given::Host(images))?;
         slot.key.write(&[call.draws.key()])?;
         let constants = Arc::clone(&self.plans[&(Arc::as_ptr(call.plan) as PlanId)].constants);
         let convolutions = executor.convolutions();

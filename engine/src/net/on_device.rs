@@ -1,10 +1,10 @@
 //! The op where candle's tensors lie on the GPU: addresses go to the network's home, and nothing is copied to the host.
 
 use candle_core::cuda_backend::cudarc::driver::DevicePtr;
-use candle_core::{CudaDevice, CudaStorage, DType, Error, Layout, Result, Shape, Storage, Tensor};
+use candle_core::{CudaDevice, CudaStorage, DType, Device, Error, Layout, Result, Shape, Storage, Tensor};
 
 use super::NetOp;
-use crate::cuda::{Cotangent, Floats, Given, OnGpu, Pictures, Ptr};
+use crate::cuda::{Cotangent, Executor, Floats, Given, OnGpu, Pictures, Ptr};
 use crate::home::Home;
 use crate::{EngineError, Result as EngineResult};
 
@@ -47,6 +47,18 @@ fn pictures(storage: &CudaStorage, layout: &Layout) -> Result<Pictures> {
         }
         other => candle_core::bail!("images are neither u8 nor f32, but {other:?}"),
     }
+}
+
+/// Bytes as a tensor on the GPU, through page-locked memory.
+pub(super) fn upload(gpu: &Executor, place: &Device, bytes: &[u8], shape: Shape) -> Result<Tensor> {
+    let device = place.as_cuda_device()?;
+    // SAFETY: every byte is written before anything can read it, since all runs on one stream.
+    let slice = unsafe { device.alloc::<u8>(bytes.len())? };
+    let at = Ptr(slice.device_ptr(&device.cuda_stream()).0);
+    // SAFETY: the block is as long.
+    unsafe { gpu.stage(bytes, at) }.map_err(Error::wrap)?;
+    let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(slice, device.clone()));
+    Ok(Tensor::from_storage(storage, shape, candle_core::op::BackpropOp::none(), false))
 }
 
 pub(super) fn forward(op: &NetOp, images: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {

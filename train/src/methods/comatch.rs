@@ -138,7 +138,9 @@ impl CoMatch {
 
     /// q: the own guess mixed with what the bank holds for similar embeddings; the guess alone until the bank is full.
     fn smooth(&self, aligned: &Tensor, features: &Tensor) -> Result<Tensor> {
-        let Some((bank_features, bank_probabilities)) = self.bank.full(aligned.device())? else { return Ok(aligned.clone()) };
+        let Some((bank_features, bank_probabilities)) = self.bank.full(aligned.device())? else {
+            return Ok(aligned.clone());
+        };
         let attention = loss::softmax(&loss::similarity(features, &bank_features, self.temperature)?)?;
         let remembered = attention.matmul(&bank_probabilities)?;
         Ok(((aligned * self.alpha)? + (remembered * (1.0 - self.alpha))?)?)

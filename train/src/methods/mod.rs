@@ -109,11 +109,7 @@ impl<'a> Nets<'a> {
     /// # Errors
     /// If a view's length is no whole number of pictures.
     pub fn images(&self, views: &[&[u8]]) -> Result<Tensor> {
-        let shape = self.student.graph().input_shape();
-        let [height, width] = shape.spatial();
-        let pixels = views.concat();
-        let count = pixels.len() / shape.elements().max(1);
-        Ok(Tensor::from_vec(pixels, (count, height, width, shape.channels()), self.student.tensors())?)
+        Ok(self.student.images(views.concat())?)
     }
 
     /// Number of classes.
