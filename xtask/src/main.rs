@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod clients;
+mod cuda;
 mod fuzz;
 mod onnxruntime;
 mod peers;
@@ -33,6 +34,11 @@ const CHORES: &[Chore] = &[
         name: "peers",
         summary: "measure against PyTorch (training), ONNX Runtime (inference) and others, paired",
         run: peers::run,
+    },
+    Chore {
+        name: "cuda",
+        summary: "build with GPU support, or test it on an emulator or a GPU",
+        run: cuda::run,
     },
     Chore { name: "fuzz", summary: "fuzz every parser that takes outside bytes", run: fuzz::run },
     Chore {

@@ -2,13 +2,14 @@
 
 use std::process::Command;
 
-use crate::{Result, clients, onnxruntime, root, run as run_command};
+use crate::{Result, clients, cuda, onnxruntime, root, run as run_command};
 
 /// Tests that drive a browser have this in their name.
 const BROWSER_TESTS: &str = "in_a_browser";
 
 /// Runs `cargo test` over the workspace with candle-onnx built, ONNX Runtime and the server's clients found. Takes
-/// `--without browser` to leave the browser's tests out; other arguments are passed on.
+/// `--without browser` to leave the browser's tests out; other arguments are passed on. Without any of those, the engine's
+/// tests follow once more for a GPU, on the emulator.
 pub fn run(arguments: &[String]) -> Result {
     let (without_browser, arguments) = without_browser(arguments)?;
     let library = onnxruntime::library()?;
@@ -30,10 +31,15 @@ pub fn run(arguments: &[String]) -> Result {
     } else {
         let browser = clients::browser()?;
         println!("browser: {} with {}", browser.chromium, browser.driver);
-        command.args(arguments);
+        command.args(&arguments);
         command.env("DISTILL_CHROMIUM", browser.chromium).env("DISTILL_CHROMEDRIVER", browser.driver);
     }
-    run_command(&mut command)
+    run_command(&mut command)?;
+    if arguments.is_empty() {
+        return cuda::test_on_emulator(&[]);
+    }
+    println!("the CUDA emulator: left out, as other tests were asked for; cargo xtask cuda test runs there");
+    Ok(())
 }
 
 /// Whether the browser's tests are to be left out, and the arguments without that wish.
