@@ -214,6 +214,8 @@ int start(Handle *handle, Pass pass, int algorithm, const void *alpha, const voi
     REQUIRE(alpha && beta, BAD_NULL, "alpha or beta is null");
     if (int status = check(x, w, how, y)) return status;
     REQUIRE(is_supported(pass, algorithm), NOT_SUPPORTED, "algorithm " + std::to_string(algorithm) + " does not take NHWC");
+    // The ranking knows nothing of this, as cuDNN's may promise what then does not run.
+    REQUIRE(algorithm == 0 || w->dims[2] * w->dims[3] <= 100, NOT_SUPPORTED, "algorithm 1 takes no such large filter");
     Problem problem{*x, *y, *w, *how};
     size_t needed = workspace(problem, algorithm);
     REQUIRE(space_bytes >= needed, BAD_SIZE,

@@ -49,10 +49,12 @@ pub(super) struct Candidate {
 impl Candidate {
     /// Why it is not even tried.
     pub(super) fn refused(&self) -> Option<String> {
-        if self.status != cudnnStatus_t::CUDNN_STATUS_SUCCESS {
-            return Some(format!("{:?}", self.status));
-        }
-        (self.determinism != cudnnDeterminism_t::CUDNN_DETERMINISTIC).then(|| "is not deterministic".into())
+        (self.status != cudnnStatus_t::CUDNN_STATUS_SUCCESS).then(|| format!("{:?}", self.status))
+    }
+
+    /// Whether its results may differ from run to run.
+    pub(super) fn varies(&self) -> bool {
+        self.determinism != cudnnDeterminism_t::CUDNN_DETERMINISTIC
     }
 }
 

@@ -229,6 +229,28 @@ fn tf32_is_taken_where_it_is_allowed_and_is_near() {
     worst(Precision::Tf32, Format::F32);
 }
 
+/// On the emulator, whose ranking promises more for such a kernel than it runs; a GPU may have something better.
+#[test]
+fn an_algorithm_that_is_refused_when_it_is_tried_gives_way_to_the_next() {
+    let mut bench = Bench::new(Precision::F32);
+    let shape = shape([1, 12, 12], [2, 3], [11, 11], [1, 1], [5, 5]);
+    let format = Format::F32;
+    let [x, weight, y] =
+        [shape.in_len(), weights(&shape), shape.out_len()].map(|len| numbers(4, len, format));
+    for pass in PASSES {
+        let found = bench.run(pass, &shape, format, [&x, &weight, &y], false);
+        let (wanted, size) = expected(pass, &shape, [&x, &weight, &y], false);
+        for ((found, wanted), size) in found.iter().zip(&wanted).zip(&size) {
+            assert!((found - wanted).abs() <= 2e-6 * size, "{pass:?}: {found} for {wanted}");
+        }
+    }
+    if bench.gpu.stream.context().name().unwrap() == "Emulated GPU" {
+        let varying = bench.convolutions.varying();
+        assert_eq!(varying.len(), 2, "{varying:?}");
+        assert!(varying[0].starts_with("BackwardInput of ConvShape"), "{varying:?}");
+    }
+}
+
 #[test]
 fn a_pass_that_was_not_prepared_is_an_error_with_its_shape() {
     let bench = Bench::new(Precision::F32);
