@@ -1,5 +1,6 @@
 //! The op where candle's tensors lie on the GPU: addresses go to the network's home, and nothing is copied to the host.
 
+use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::driver::DevicePtr;
 use candle_core::{CudaDevice, CudaStorage, DType, Device, Error, Layout, Result, Shape, Storage, Tensor};
 
