@@ -262,7 +262,7 @@ impl Grid {
 
 /// 1 where all pointers are aligned to 16 bytes, so that a kernel may read so many at once; else 0.
 fn is_wide(pointers: &[Ptr]) -> u32 {
-    u32::from(pointers.iter().all(|pointer| pointer.0 % 16 == 0))
+    u32::from(pointers.iter().all(|pointer| pointer.0.is_multiple_of(16)))
 }
 
 /// A thread for 16 bytes, or for each element where that cannot be.
@@ -274,7 +274,7 @@ fn vectors(format: Format, len: usize, wide: u32) -> Grid {
 /// must hold whole vectors.
 fn width(format: Format, len: usize, pointers: &[Ptr]) -> usize {
     let wide = 16 / format.bytes();
-    let aligned = len % wide == 0 && is_wide(pointers) == 1;
+    let aligned = len.is_multiple_of(wide) && is_wide(pointers) == 1;
     if aligned { wide } else { 1 }
 }
 

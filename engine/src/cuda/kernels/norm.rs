@@ -104,6 +104,7 @@ impl Kernels {
 
     /// The batch's mean and variance, what [`Kernels::normalize`] and backward read of them, and the running
     /// statistics moved if there are some: `statistics`, `prepare` and `move_statistics` of the processor.
+    #[allow(clippy::too_many_arguments)] // a map, what is read and written along with it, room
     pub(crate) unsafe fn norm_batch(
         &self,
         format: Format,
