@@ -268,8 +268,8 @@ __device__ __forceinline__ void sum_slots(const Tile &tile, float (&sums)[K][W])
     }
 }
 
-/// Columns of a block that adds parts.
-constexpr u32 TOTALED = 32;
+/// Columns of a block that adds parts: 32 bytes of each, which is what memory is read in.
+constexpr u32 TOTALED = 8;
 
 /// Sums over all parts, `[count][K][channels]`, in f64, for the column that the thread returns; only threads that return
 /// a column below `channels` have them.

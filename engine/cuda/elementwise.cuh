@@ -101,9 +101,8 @@ __device__ void finish(Applied f, const float *bias, const T *residual, T *y, u6
     with_width<T>(wide, [&](auto width) {
         constexpr int W = decltype(width)::value;
         Column thread(columns);
-        float added[W];
-#pragma unroll
-        for (int i = 0; i < W; ++i) added[i] = bias ? bias[thread.column * W + i] : 0.0f;
+        float added[W] = {};
+        if (bias) load<W>(bias + thread.column * W, added);
         thread.each(len, [&](u64 vector, u32) {
             const u64 at = vector * W;
             float v[W];

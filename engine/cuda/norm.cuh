@@ -78,13 +78,6 @@ __device__ __forceinline__ void norm_prepare(const float *mean, const float *var
     });
 }
 
-/// A vector of f32 numbers of channels, which need no alignment.
-template <int W>
-__device__ __forceinline__ void channel_numbers(const float *from, u32 column, float (&to)[W]) {
-#pragma unroll
-    for (int i = 0; i < W; ++i) to[i] = from[column * W + i];
-}
-
 /// `len` counts vectors.
 template <typename T>
 __device__ void normalize(Applied f, const T *z, const float *a, const float *b, const float *factors, const T *residual,
@@ -93,8 +86,8 @@ __device__ void normalize(Applied f, const T *z, const float *a, const float *b,
         constexpr int W = decltype(width)::value;
         Column thread(columns);
         float scale[W], shift[W];
-        channel_numbers<W>(a, thread.column, scale);
-        channel_numbers<W>(b, thread.column, shift);
+        load<W>(a + thread.column * W, scale);
+        load<W>(b + thread.column * W, shift);
         thread.each(len, [&](u64 vector, u32 row) {
             float v[W];
             load<W>(z + vector * W, v);
@@ -141,13 +134,12 @@ __device__ void norm_sums(Applied f, Back<T> back, float *parts, u32 rows, u32 p
         float sums[2][W] = {};
         if (tile.active) {
             float mean[W], a[W] = {}, b[W] = {};
-            channel_numbers<W>(back.mean, tile.column, mean);
+            load<W>(back.mean + tile.column * W, mean);
             const bool recomputed = f.code != NONE && !back.output;
             if (recomputed) {
-                channel_numbers<W>(back.a, tile.column, a);
-                channel_numbers<W>(back.b, tile.column, b);
+                load<W>(back.a + tile.column * W, a);
+                load<W>(back.b + tile.column * W, b);
             }
-#pragma unroll 2
             for (u32 row = first + tile.slot; row < end; row += tile.slots) {
                 const u64 at = (u64(row) * columns + tile.column) * W;
                 const float factor = back.factors ? back.factors[row / positions] : 1.0f;
@@ -222,10 +214,10 @@ __device__ void norm_apply(const T *z, const float *mean, const float *coefficie
         constexpr int W = decltype(width)::value;
         Column thread(columns);
         float center[W], of_gradient[W], of_input[W], constant[W];
-        channel_numbers<W>(mean, thread.column, center);
-        channel_numbers<W>(coefficients, thread.column, of_gradient);
-        channel_numbers<W>(coefficients + line, thread.column, of_input);
-        channel_numbers<W>(coefficients + 2 * line, thread.column, constant);
+        load<W>(mean + thread.column * W, center);
+        load<W>(coefficients + thread.column * W, of_gradient);
+        load<W>(coefficients + line + thread.column * W, of_input);
+        load<W>(coefficients + 2 * line + thread.column * W, constant);
         thread.each(len, [&](u64 vector, u32 row) {
             const float factor = factors ? factors[row / positions] : 1.0f;
             float v[W], gradient[W];

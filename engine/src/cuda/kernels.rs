@@ -35,12 +35,16 @@ pub(crate) use pictures::{Border, Pick};
 
 /// Threads of a block, in every kernel.
 const THREADS: usize = 256;
-/// Blocks of a kernel whose threads go over several elements: all that an H100 holds at once.
-const BLOCKS: usize = 1056;
+/// Most blocks of a kernel whose threads go over the elements in steps.
+const BLOCKS: usize = 16_384;
+/// Vectors of a thread that stays in its column, if there are so many: what it reads of the column serves them all.
+const IN_COLUMN: usize = 4;
+/// Most blocks of a sum over rows in one format: what 128 multiprocessors hold at once, three each.
+const SUMS: usize = 384;
 /// Channels that a block of a sum over rows covers.
 const TILE: usize = 256;
 /// Elements that a block of a sum over rows takes in at least, if there are so many.
-const PART: usize = 16_384;
+const PART: usize = 8192;
 
 /// Where a gradient goes.
 #[derive(Clone, Copy, Debug)]
@@ -250,12 +254,12 @@ impl Grid {
 
     /// A thread for each of `items`, or several items for a thread.
     fn flat(items: usize) -> Self {
-        Grid([items.div_ceil(THREADS).min(4 * BLOCKS) as u32, 1, 1])
+        Grid([items.div_ceil(THREADS).min(BLOCKS) as u32, 1, 1])
     }
 
     /// The same for `rows` of `columns` items, where each thread stays in its column: at least a thread a column.
     fn columns(rows: usize, columns: usize) -> Self {
-        let blocks = (rows * columns).div_ceil(THREADS).min(BLOCKS);
+        let blocks = (rows * columns).div_ceil(THREADS * IN_COLUMN).min(BLOCKS);
         Grid([blocks.max(columns.div_ceil(THREADS)) as u32, 1, 1])
     }
 }
@@ -291,8 +295,7 @@ impl Sums {
     /// The division for a matrix of this size, whatever its format.
     fn of(rows: usize, channels: usize) -> Self {
         let tiles = channels.div_ceil(TILE).max(1);
-        let parts =
-            (rows * channels).div_ceil(PART * tiles).min(BLOCKS.div_ceil(tiles)).clamp(1, rows.max(1));
+        let parts = (rows * channels).div_ceil(PART * tiles).min(SUMS.div_ceil(tiles)).clamp(1, rows.max(1));
         let part = rows.div_ceil(parts).max(1);
         Sums { parts: rows.div_ceil(part).max(1), rows: part }
     }
@@ -305,8 +308,8 @@ impl Sums {
         (lanes, columns.div_ceil(lanes))
     }
 
-    /// Blocks of the second stage, where 32 channels are a block.
+    /// Blocks of the second stage, where 8 channels are a block.
     fn total(channels: usize) -> Grid {
-        Grid([channels.div_ceil(32) as u32, 1, 1])
+        Grid([channels.div_ceil(8) as u32, 1, 1])
     }
 }

@@ -182,12 +182,12 @@ impl Kernels {
         rows: usize,
         channels: usize,
     ) -> Result<()> {
-        let residual = residual.unwrap_or(Ptr::NONE);
-        let width = super::width(format, channels, &[y, residual]);
+        let (bias, residual) = (bias.unwrap_or(Ptr::NONE), residual.unwrap_or(Ptr::NONE));
+        let width = super::width(format, channels, &[y, bias, residual]);
         let grid = Grid::columns(rows, channels / width);
         let len = (rows * channels / width) as u64;
         let columns = self.size("channels", channels / width)?;
-        let (applied, bias) = (Applied::of(activation), bias.unwrap_or(Ptr::NONE));
+        let applied = Applied::of(activation);
         // SAFETY: the caller's promise.
         unsafe {
             self.launch(

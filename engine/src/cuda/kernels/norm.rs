@@ -199,7 +199,7 @@ impl Kernels {
     ) -> Result<()> {
         let residual = after.residual.unwrap_or(Ptr::NONE);
         let factors = after.factors.unwrap_or(Ptr::NONE);
-        let map = self.map_sizes(format, rows, &[z, residual, y])?;
+        let map = self.map_sizes(format, rows, &[z, saved.a, saved.b, residual, y])?;
         let applied = Applied::of(after.activation);
         // SAFETY: the caller's promise.
         unsafe {
@@ -241,8 +241,12 @@ impl Kernels {
             None => (Ptr::NONE, Ptr::NONE),
         };
         let onward = residual.unwrap_or(Target::set(Ptr::NONE));
-        let factors = pass.factors.unwrap_or(Ptr::NONE);
-        let sums = self.norm_sizes(format, rows, &[pass.z, dy, output, added, onward.at])?;
+        let (factors, kept) = (pass.factors.unwrap_or(Ptr::NONE), pass.saved);
+        let sums = self.norm_sizes(
+            format,
+            rows,
+            &[pass.z, kept.mean, kept.a, kept.b, dy, output, added, onward.at],
+        )?;
         let positions = self.size("positions", rows.positions)?;
         let applied = Applied::of(pass.activation.map(|(activation, _)| activation));
         // SAFETY: the caller's promise.
@@ -253,9 +257,9 @@ impl Kernels {
                 arguments![
                     applied,
                     pass.z,
-                    pass.saved.mean,
-                    pass.saved.a,
-                    pass.saved.b,
+                    kept.mean,
+                    kept.a,
+                    kept.b,
                     output,
                     added,
                     factors,
@@ -327,9 +331,9 @@ impl Kernels {
     ) -> Result<()> {
         let dz = dz.unwrap_or(Target::set(dy));
         let factors = pass.factors.unwrap_or(Ptr::NONE);
-        let map = self.map_sizes(format, rows, &[pass.z, dy, dz.at])?;
-        let line = self.size("channels", rounded(rows.channels))?;
         let coefficients = Work::at(scratch, rows.channels).coefficients;
+        let map = self.map_sizes(format, rows, &[pass.z, pass.saved.mean, coefficients, dy, dz.at])?;
+        let line = self.size("channels", rounded(rows.channels))?;
         // SAFETY: the caller's promise.
         unsafe {
             self.launch(
