@@ -82,9 +82,10 @@ __device__ __forceinline__ void unpack(u32 pair, float &low, float &high) {
 }
 
 __device__ __forceinline__ u32 pack(float low, float high) {
-    const u32 first = __bfloat16_as_ushort(__float2bfloat16_rn(low));
-    const u32 second = __bfloat16_as_ushort(__float2bfloat16_rn(high));
-    return first | second << 16;
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    u32 bits;
+    memcpy(&bits, &pair, sizeof bits);
+    return bits;
 }
 
 template <int W>
@@ -206,27 +207,23 @@ __device__ __forceinline__ void each_item(u32 count, Body body) {
 
 /// A thread that stays in one column of a matrix, so that it reads the column's numbers once.
 struct Column {
-    u32 column;
-    u64 first, step;
-    u32 row, rows;
+    u32 column, row, rows, columns;
 
-    /// The grid has at least `columns` threads.
-    __device__ __forceinline__ explicit Column(u32 columns) {
-        const u64 thread = u64(blockIdx.x) * THREADS + threadIdx.x, threads = u64(gridDim.x) * THREADS;
-        rows = u32(threads / columns);
-        step = u64(rows) * columns;
-        row = u32(thread / columns);
-        column = u32(thread % columns);
-        // Threads that make no whole row have nothing to do.
-        first = row < rows ? thread : ~u64(0);
+    /// The grid has at least `columns` threads, and fewer than 2^32.
+    __device__ __forceinline__ explicit Column(u32 columns) : columns(columns) {
+        const u32 thread = blockIdx.x * THREADS + threadIdx.x;
+        rows = gridDim.x * THREADS / columns;
+        row = thread / columns;
+        column = thread - row * columns;
     }
 
     /// Calls `body(vector, row)` for this thread's part of `len` vectors.
     template <typename Body>
     __device__ __forceinline__ void each(u64 len, Body body) {
-        if (first >= len) return;
+        if (row >= rows) return;  // threads that make no whole row have nothing to do
+        const u64 step = u64(rows) * columns;
         u32 at = row;
-        for (u64 i = first; i < len; i += step, at += rows) body(i, at);
+        for (u64 i = u64(row) * columns + column; i < len; i += step, at += rows) body(i, at);
     }
 };
 

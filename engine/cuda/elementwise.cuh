@@ -295,18 +295,18 @@ __device__ __forceinline__ void depth_factors(float p, float kept, const u64 *ke
 
 /// `y = x * factor of the sample`; `len` and `sample` count vectors.
 template <typename T>
-__device__ void scale_samples(const float *factors, const T *x, T *y, u32 add, u64 len, u32 sample, u32 wide) {
+__device__ void scale_samples(const float *factors, const T *x, T *y, u32 add, u32 len, u32 sample, u32 wide) {
     with_width<T>(wide, [&](auto width) {
         constexpr int W = decltype(width)::value;
-        const u64 step = u64(gridDim.x) * THREADS;
-        for (u64 vector = u64(blockIdx.x) * THREADS + threadIdx.x; vector < len; vector += step) {
+        each_item(len, [&](u32 vector) {
             const float factor = factors[vector / sample];
+            const u64 at = u64(vector) * W;
             float v[W];
-            load<W>(x + vector * W, v);
+            load<W>(x + at, v);
 #pragma unroll
             for (int i = 0; i < W; ++i) v[i] *= factor;
-            put<W>(y + vector * W, v, add);
-        }
+            put<W>(y + at, v, add);
+        });
     });
 }
 
@@ -365,7 +365,7 @@ BOTH(dropout, (u32 threshold, float kept, const u64 *key, u64 node, Any x, Any y
      (threshold, kept, key, node, x, y, add, len, wide))
 ONE(depth_factors, (float p, float kept, const u64 *key, u64 node, float *factors, u32 samples),
     (p, kept, key, node, factors, samples))
-BOTH(scale_samples, (const float *factors, Any x, Any y, u32 add, u64 len, u32 sample, u32 wide),
+BOTH(scale_samples, (const float *factors, Any x, Any y, u32 add, u32 len, u32 sample, u32 wide),
      (factors, x, y, add, len, sample, wide))
 BOTH(outputs, (Any x, float *y, u64 len, u32 outer, u32 inner), (x, y, len, outer, inner))
 BOTH(seeds, (const float *x, Any y, u32 add, u64 len, u32 outer, u32 inner), (x, y, add, len, outer, inner))

@@ -391,14 +391,14 @@ impl Kernels {
         sample_len: usize,
     ) -> Result<()> {
         let width = super::width(format, sample_len, &[x, y.at]);
-        let len = samples * sample_len / width;
-        let (grid, sample) = (Grid::flat(len), self.size("a sample's values", sample_len / width)?);
+        let len = self.size("vectors of a map", samples * sample_len / width)?;
+        let (grid, sample) = (Grid::flat(len as usize), self.size("a sample's values", sample_len / width)?);
         // SAFETY: the caller's promise.
         unsafe {
             self.launch(
                 self.functions.scale_samples.of(format),
                 grid,
-                arguments![factors, x, y.at, u32::from(y.add), len as u64, sample, u32::from(width > 1)],
+                arguments![factors, x, y.at, u32::from(y.add), len, sample, u32::from(width > 1)],
             )
         }
     }
