@@ -4,7 +4,7 @@
 //! `cargo xtask cuda test` runs this on a GPU, or on the emulator where there is none. A device that cannot be opened fails
 //! the tests rather than passing them by.
 #![cfg(all(feature = "candle", feature = "cuda-core"))]
-#![allow(clippy::unwrap_used)] // a test may panic
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // a test may panic, and says how near it came
 
 use candle_core::{Device as CandleDevice, Tensor};
 use engine::{BatchNormMode, Device, Fwd, Grad, Images, Model, Net, Optimizer, Precision, Runtime, Step};
@@ -87,10 +87,10 @@ fn flat(weights: &Weights, running: bool) -> Vec<f32> {
     kept.flat_map(|(_, array)| array.data.iter().copied()).collect()
 }
 
-/// Logits, gradients and statistics of a first step; how far each may be from the processor's.
-fn check_step(name: &str, precision: Precision, [logits, gradient, statistics]: [f64; 3]) {
+/// Logits, gradients and statistics of a first step on these pictures; how far each may be from the processor's.
+fn check_step(name: &str, precision: Precision, seed: u64, [logits, gradient, statistics]: [f64; 3]) {
     let (ours, theirs) = (net(name, &gpu(precision)), net(name, &cpu()));
-    let outputs = apart(&pass(&ours, 0), &pass(&theirs, 0));
+    let outputs = apart(&pass(&ours, seed), &pass(&theirs, seed));
     let grads = apart(&gradients(&ours), &gradients(&theirs));
     let running = apart(&flat(&ours.weights().unwrap(), true), &flat(&theirs.weights().unwrap(), true));
     println!(
@@ -112,10 +112,14 @@ const NETWORKS: [(&str, [f64; 2]); 5] = [
     ("efficientnet-b0", [0.20, 0.46]),
 ];
 
+/// Pictures on which no argument of an activation lies so near a kink that the last digit of a sum decides the side. On
+/// pictures 0 one of mobilenet-v3-small does, where the slope of hard swish falls from -1/2 to 0.
+const CLEAR: u64 = 2;
+
 #[test]
 fn a_step_in_f32_is_the_processors() {
     for (name, _) in NETWORKS {
-        check_step(name, Precision::F32, [5e-4, 4e-3, 5e-5]);
+        check_step(name, Precision::F32, CLEAR, [5e-5, 2e-4, 1e-5]);
     }
 }
 
@@ -124,7 +128,7 @@ fn a_step_in_f32_is_the_processors() {
 #[test]
 fn a_step_in_bf16_is_as_near_the_processors_as_pytorchs_autocast() {
     for (name, [logits, gradient]) in NETWORKS {
-        check_step(name, Precision::Bf16, [2.5 * logits, 2.5 * gradient, 0.03]);
+        check_step(name, Precision::Bf16, 0, [2.5 * logits, 2.5 * gradient, 0.03]);
     }
 }
 
@@ -133,13 +137,15 @@ fn a_step_in_bf16_is_as_near_the_processors_as_pytorchs_autocast() {
 fn several_updates_are_the_processors() {
     let sgd = Optimizer::Sgd { momentum: 0.9, nesterov: true };
     let adam = Optimizer::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
-    for (name, optimizer) in [("small-cnn-3", sgd), ("mobilenet-v3-small", sgd), ("small-cnn-3", adam)] {
+    // Adam divides by the root of the square, so that a gradient of nothing but rounding moves a weight by a whole step.
+    let cases = [("small-cnn-3", sgd, 5e-5), ("mobilenet-v3-small", sgd, 5e-5), ("small-cnn-3", adam, 2e-3)];
+    for (name, optimizer, allowed) in cases {
         let run = |runtime: &Runtime| {
             let (net, average) = (net(name, runtime), net(name, runtime));
             average.copy_from(&net).unwrap();
             let losses: Vec<f32> = (0..4)
                 .flat_map(|step| {
-                    let logits = pass(&net, step);
+                    let logits = pass(&net, CLEAR + step);
                     update(&net, Some(&average), optimizer);
                     logits
                 })
@@ -154,8 +160,8 @@ fn several_updates_are_the_processors() {
             apart(&flat(&ours.1, true), &flat(&theirs.1, true)),
             apart(&flat(&ours.3, false), &flat(&theirs.3, false)),
         ];
-        println!("{name} {optimizer:?}: logits, theta, average, statistics, moments {found:.1?} apart");
-        assert!(found.iter().all(|&apart| apart < 2e-3), "{name}: {found:?}");
+        println!("{name} {optimizer:?}: logits, theta, average, statistics, moments {found:?} apart");
+        assert!(found.iter().all(|&apart| apart < allowed), "{name}: {found:?}");
     }
 }
 
