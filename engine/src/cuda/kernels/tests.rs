@@ -10,6 +10,7 @@ use super::*;
 use crate::kernels::conv::WeightFormat;
 use crate::kernels::reference::ramp;
 
+mod bandwidth;
 mod depthwise;
 mod elementwise;
 mod norm;

@@ -80,7 +80,7 @@ impl Network {
     }
 }
 
-fn scalar_bytes(scalars: &Scalars) -> Vec<u8> {
+pub(super) fn scalar_bytes(scalars: &Scalars) -> Vec<u8> {
     let numbers = [
         scalars.lr,
         scalars.weight_decay,
