@@ -6,5 +6,4 @@
 #include "elementwise.cuh"
 #include "norm.cuh"
 #include "optimizer.cuh"
-#include "pictures.cuh"
 #include "pooling.cuh"

@@ -13,7 +13,6 @@ mod depthwise;
 mod elementwise;
 mod norm;
 mod optimizer;
-mod pictures;
 mod pooling;
 #[cfg(test)]
 mod tests;
@@ -31,7 +30,6 @@ use crate::{EngineError, Result};
 pub(crate) use elementwise::{Draw, Kept, Way};
 pub(crate) use norm::{Affine, After, Backward, Moving, Saved, Slope};
 pub(crate) use optimizer::{Piece, Scalars, SquareSum, Vectors};
-pub(crate) use pictures::{Border, Pick};
 
 /// Threads of a block, in every kernel.
 const THREADS: usize = 256;
@@ -119,7 +117,6 @@ functions! {
         column_total depth_factors
         norm_settle norm_prepare norm_parameters
         sgd adamw square_parts square_total
-        augment
 }
 
 /// See the module.

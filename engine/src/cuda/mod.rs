@@ -5,17 +5,15 @@
 //! Everything of a process runs on one stream, so that what is launched later sees what was launched before. Nothing is
 //! allocated once a plan has run. Never here: losses, or what a plan fuses.
 
-mod gpu;
-#[allow(dead_code, unused_imports)] // until the executor calls them
-mod kernels;
-
-pub(crate) use crate::plan::Format;
 mod constants;
 mod convolution;
 mod executor;
+mod gpu;
+mod kernels;
 mod memory;
 mod network;
 mod recording;
+mod slot;
 mod staging;
 mod steps;
 
@@ -23,10 +21,13 @@ pub(crate) use executor::Executor;
 pub(crate) use gpu::Gpu;
 pub(crate) use kernels::Piece;
 #[cfg(feature = "cuda")]
-pub(crate) use {
-    network::{Cotangent, Floats, Given, OnGpu},
-    steps::Pictures,
-};
+pub(crate) use network::OnGpu;
+#[cfg(feature = "cuda")]
+pub(crate) use slot::{Cotangent, Floats, Given};
+#[cfg(feature = "cuda")]
+pub(crate) use steps::Pictures;
+
+pub(crate) use crate::plan::Format;
 
 /// An address in the device's memory, passed to kernels as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -10,14 +10,15 @@ use super::executor::Executor;
 use super::kernels::{Kernels, Piece, Scalars, SquareSum, Vectors};
 use super::memory::{Memory, bind, failed};
 use super::recording::Recordings;
-use super::steps::{Gradients, Pictures, Steps};
+use super::slot::{Cotangent, Floats, Given, Recorded, Slot};
+use super::steps::{Gradients, Steps, scratch};
 use super::{Format, Ptr};
 use crate::buffer::Buffer;
 use crate::home::{Call, Home, Structure, Ticket, Vector};
 use crate::host::another_device;
 use crate::memory::TrainingMemory;
 use crate::optimizer::{Moments, Optimizer, Update};
-use crate::plan::{Plan, ValueId};
+use crate::plan::Plan;
 use crate::run::Timings;
 use crate::{Images, Result};
 
@@ -50,6 +51,13 @@ struct Parameters {
     statistics_len: usize,
 }
 
+impl Parameters {
+    /// Theta, theta in the format of the maps, and the statistics.
+    fn addresses(&self) -> [Ptr; 3] {
+        [&self.theta, self.shadow.as_ref().unwrap_or(&self.theta), &self.statistics].map(Memory::at)
+    }
+}
+
 /// What an update reads beside the vectors.
 #[derive(Default)]
 struct Updating {
@@ -70,46 +78,9 @@ struct Planned {
     idle: Vec<Slot>,
 }
 
-/// The memory of one run. Runs of a plan that are kept at once have a slot each.
-struct Slot {
-    arena: Memory,
-    /// Pictures as they were given, u8 or f32.
-    pictures: Memory,
-    /// All outputs, f32, then their gradient.
-    joint: Memory,
-    /// The gradient of the pictures, f32.
-    picture_gradient: Option<Memory>,
-    /// One u64.
-    key: Memory,
-    scratch: Ptr,
-    recordings: Recordings<Recorded>,
-}
-
-/// What tells the recorded passes of a slot apart.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Recorded {
-    Forward { update: bool, pictures: Pictures },
-    Backward { written: Vec<bool> },
-}
-
 struct Kept {
     plan: PlanId,
     slot: Slot,
-}
-
-/// Floats on one of both sides: the host's slice, or an address of the device.
-pub(crate) enum Floats<'a> {
-    Host(&'a mut [f32]),
-    #[cfg(feature = "cuda")]
-    Device(Ptr),
-}
-
-/// Pictures on one of both sides.
-#[derive(Clone, Copy)]
-pub(crate) enum Given<'a> {
-    Host(Images<'a>),
-    #[cfg(feature = "cuda")]
-    Device(Pictures),
 }
 
 impl OnGpu {
@@ -181,7 +152,8 @@ impl OnGpu {
             joint: self.memory(plan.output_len)?,
             picture_gradient,
             key: Memory::zeros(stream, 8)?,
-            scratch: self.executor.scratch(super::steps::scratch(plan))?,
+            scratch: self.executor.scratch(scratch(plan))?,
+            constants: Arc::clone(&self.plans[&id].constants),
             recordings: Recordings::default(),
         })
     }
@@ -234,23 +206,9 @@ impl OnGpu {
         if call.update {
             self.save_statistics()?;
         }
-        let constants = Arc::clone(&self.plans[&(Arc::as_ptr(call.plan) as PlanId)].constants);
-        let convolutions = executor.convolutions();
-        let (arena, scratch, key, out) = (slot.arena.at(), slot.scratch, slot.key.at(), slot.joint.at());
-        let parameters = self.parameters()?;
-        let steps = Steps {
-            kernels: &executor.kernels,
-            convolutions: &convolutions,
-            plan: call.plan,
-            constants: &constants,
-            arena,
-            scratch,
-            theta: parameters.theta.at(),
-            shadow: parameters.shadow.as_ref().unwrap_or(&parameters.theta).at(),
-            statistics: parameters.statistics.at(),
-            update: call.update,
-            key,
-        };
+        let (constants, convolutions) = (Arc::clone(&slot.constants), executor.convolutions());
+        let (at, out) = (slot.addresses(self.parameters()?.addresses()), slot.joint.at());
+        let steps = Steps::new(&executor, &convolutions, &constants, call, at);
         let launch = |mut timings: Option<&mut Timings>| {
             for index in 0..call.plan.steps.len() {
                 let total = timings.as_deref_mut().map(|timings| &mut timings.forward[index]);
@@ -312,24 +270,10 @@ impl OnGpu {
             self.gradient = Some(self.memory(self.parameters_len()?)?);
         }
         let gradient = self.gradient.as_ref().map_or(Ptr::NONE, Memory::at);
-        let constants = Arc::clone(&self.plans[&(Arc::as_ptr(call.plan) as PlanId)].constants);
-        let convolutions = executor.convolutions();
-        let (arena, scratch, key, seeds) = (slot.arena.at(), slot.scratch, slot.key.at(), slot.joint.at());
+        let (constants, convolutions) = (Arc::clone(&slot.constants), executor.convolutions());
         let to_pictures = slot.picture_gradient.as_ref().map_or(Ptr::NONE, Memory::at);
-        let parameters = self.parameters()?;
-        let steps = Steps {
-            kernels: &executor.kernels,
-            convolutions: &convolutions,
-            plan: call.plan,
-            constants: &constants,
-            arena,
-            scratch,
-            theta: parameters.theta.at(),
-            shadow: parameters.shadow.as_ref().unwrap_or(&parameters.theta).at(),
-            statistics: parameters.statistics.at(),
-            update: false,
-            key,
-        };
+        let (at, seeds) = (slot.addresses(self.parameters()?.addresses()), slot.joint.at());
+        let steps = Steps::new(&executor, &convolutions, &constants, call, at);
         let before = written.to_vec();
         let launch = |written: &mut [bool], mut timings: Option<&mut Timings>| {
             // SAFETY: the addresses are those of a slot of this plan, and of vectors of its network.
@@ -414,58 +358,6 @@ fn timed(
     wait()?;
     *total += start.elapsed();
     Ok(())
-}
-
-/// The gradient of all outputs, on one of both sides.
-pub(crate) enum Cotangent<'a> {
-    Host(&'a [f32]),
-    #[cfg(feature = "cuda")]
-    Device(Ptr, usize),
-}
-
-impl Cotangent<'_> {
-    fn copy_to(&self, joint: &Memory) -> Result<()> {
-        match self {
-            Cotangent::Host(values) => joint.write(values),
-            #[cfg(feature = "cuda")]
-            Cotangent::Device(from, len) => joint.copy_in(*from, 4 * len),
-        }
-    }
-}
-
-impl Slot {
-    /// Copies pictures in; where they lie then.
-    fn take_pictures(&self, executor: &Executor, given: Given<'_>) -> Result<Pictures> {
-        let at = self.pictures.at();
-        match given {
-            Given::Host(Images::U8(bytes)) => {
-                assert!(bytes.len() <= self.pictures.bytes(), "{} bytes of pictures", bytes.len());
-                // SAFETY: the memory is as long.
-                unsafe { executor.stage(bytes, at)? };
-                Ok(Pictures::U8(at))
-            }
-            Given::Host(Images::F32(floats)) => self.pictures.write(floats).map(|()| Pictures::F32(at)),
-            #[cfg(feature = "cuda")]
-            Given::Device(Pictures::U8(from)) => {
-                self.pictures.copy_in(from, self.pictures.bytes() / 4).map(|()| Pictures::U8(at))
-            }
-            #[cfg(feature = "cuda")]
-            Given::Device(Pictures::F32(from)) => {
-                self.pictures.copy_in(from, self.pictures.bytes()).map(|()| Pictures::F32(at))
-            }
-        }
-    }
-}
-
-impl Memory {
-    /// Copies its floats to one of both sides.
-    fn give(&self, to: Floats<'_>) -> Result<()> {
-        match to {
-            Floats::Host(values) => self.read_into(values),
-            #[cfg(feature = "cuda")]
-            Floats::Device(to) => self.copy_out(to),
-        }
-    }
 }
 
 impl Home for OnGpu {
@@ -706,22 +598,9 @@ impl OnGpu {
         let executor = Arc::clone(&self.executor);
         let pictures = slot.take_pictures(&executor, Given::Host(images))?;
         slot.key.write(&[call.draws.key()])?;
-        let constants = Arc::clone(&self.plans[&(Arc::as_ptr(call.plan) as PlanId)].constants);
         let convolutions = executor.convolutions();
-        let parameters = self.parameters()?;
-        let steps = Steps {
-            kernels: &executor.kernels,
-            convolutions: &convolutions,
-            plan: call.plan,
-            constants: &constants,
-            arena: slot.arena.at(),
-            scratch: slot.scratch,
-            theta: parameters.theta.at(),
-            shadow: parameters.shadow.as_ref().unwrap_or(&parameters.theta).at(),
-            statistics: parameters.statistics.at(),
-            update: false,
-            key: slot.key.at(),
-        };
+        let at = slot.addresses(self.parameters()?.addresses());
+        let steps = Steps::new(&executor, &convolutions, &slot.constants, call, at);
         for (index, step) in call.plan.steps.iter().enumerate() {
             // SAFETY: the addresses are those of a slot of this plan, and of vectors of its network.
             unsafe { steps.forward(index, pictures)? };
@@ -730,23 +609,5 @@ impl OnGpu {
             }
         }
         Ok(None)
-    }
-}
-
-impl Slot {
-    /// Whether every number of a value is finite.
-    fn is_finite(&self, plan: &Plan, value: ValueId) -> Result<bool> {
-        let place = plan.place(value);
-        Ok(match plan.maps {
-            Format::F32 => {
-                let values: Vec<f32> = self.arena.read_part(4 * place.offset, place.len)?;
-                values.iter().all(|value| value.is_finite())
-            }
-            Format::Bf16 => {
-                let values: Vec<u16> = self.arena.read_part(4 * place.offset, place.len)?;
-                // All bits of the exponent: infinite, or no number.
-                values.iter().all(|bits| bits & 0x7f80 != 0x7f80)
-            }
-        })
     }
 }

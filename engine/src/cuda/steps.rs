@@ -5,9 +5,11 @@ use models::Activation;
 
 use super::constants::Constants;
 use super::convolution::Convolutions;
+use super::executor::Executor;
 use super::kernels::{self, Affine, After, Backward, Draw, Kept, Kernels, Moving, Saved, Slope, Target, Way};
 use super::{Format, Ptr};
 use crate::Result;
+use crate::home::Call;
 use crate::kernels::activation::derives_from_output;
 use crate::kernels::conv::ConvShape;
 use crate::kernels::norm::Rows;
@@ -23,13 +25,9 @@ pub(crate) enum Pictures {
     F32(Ptr),
 }
 
-/// What the steps of one run read and write.
+/// Where a run's memory and its network's vectors lie.
 #[derive(Clone, Copy)]
-pub(crate) struct Steps<'a> {
-    pub kernels: &'a Kernels,
-    pub convolutions: &'a Convolutions,
-    pub plan: &'a Plan,
-    pub constants: &'a Constants,
+pub(crate) struct Addresses {
     pub arena: Ptr,
     /// Working memory of a step, of at least [`scratch`] bytes.
     pub scratch: Ptr,
@@ -37,10 +35,20 @@ pub(crate) struct Steps<'a> {
     /// Theta in the format of the maps.
     pub shadow: Ptr,
     pub statistics: Ptr,
-    /// Whether the running statistics move.
-    pub update: bool,
     /// One u64: the stream of random numbers of this pass.
     pub key: Ptr,
+}
+
+/// What the steps of one run read and write.
+#[derive(Clone, Copy)]
+pub(crate) struct Steps<'a> {
+    kernels: &'a Kernels,
+    convolutions: &'a Convolutions,
+    constants: &'a Constants,
+    plan: &'a Plan,
+    /// Whether the running statistics move.
+    update: bool,
+    to: Addresses,
 }
 
 /// Bytes of working memory that the steps of `plan` need.
@@ -76,13 +84,25 @@ fn set(at: Ptr) -> Target {
 }
 
 /// All methods are unsafe as the kernels are: the addresses of [`Steps`] must be those of its plan.
-impl Steps<'_> {
+impl<'a> Steps<'a> {
+    /// The steps of a call's plan at these addresses.
+    pub(crate) fn new(
+        executor: &'a Executor,
+        convolutions: &'a Convolutions,
+        constants: &'a Constants,
+        call: &Call<'a>,
+        to: Addresses,
+    ) -> Self {
+        let (kernels, plan, update) = (&executor.kernels, call.plan, call.update);
+        Self { kernels, convolutions, constants, plan, update, to }
+    }
+
     fn format(&self) -> Format {
         self.plan.maps
     }
 
-    pub(crate) fn at(&self, value: ValueId) -> Ptr {
-        self.arena.offset(4 * self.plan.place(value).offset)
+    fn at(&self, value: ValueId) -> Ptr {
+        self.to.arena.offset(4 * self.plan.place(value).offset)
     }
 
     fn len(&self, value: ValueId) -> usize {
@@ -90,20 +110,20 @@ impl Steps<'_> {
     }
 
     fn theta(&self, place: Place) -> Ptr {
-        self.theta.offset(4 * place.offset)
+        self.to.theta.offset(4 * place.offset)
     }
 
     /// A weight in the format of the maps.
     fn weight(&self, place: Place) -> Ptr {
-        self.shadow.offset(self.format().bytes() * place.offset)
+        self.to.shadow.offset(self.format().bytes() * place.offset)
     }
 
     fn statistics(&self, place: Place) -> Ptr {
-        self.statistics.offset(4 * place.offset)
+        self.to.statistics.offset(4 * place.offset)
     }
 
     fn draw(&self, p: f32, node: models::NodeId) -> Draw {
-        Draw { p, key: self.key, node: node.index() as u64 }
+        Draw { p, key: self.to.key, node: node.index() as u64 }
     }
 
     // --- forward ---
@@ -220,7 +240,7 @@ impl Steps<'_> {
         unsafe {
             if step.batch {
                 let moving = self.update.then_some(Moving { mean, variance, momentum: step.momentum });
-                self.kernels.norm_batch(format, rows, z, &affine, moving.as_ref(), saved, self.scratch)?;
+                self.kernels.norm_batch(format, rows, z, &affine, moving.as_ref(), saved, self.to.scratch)?;
             } else {
                 self.kernels.norm_running(rows.channels, mean, variance, &affine, saved)?;
             }
@@ -389,7 +409,7 @@ impl Steps<'_> {
             if let (true, Some(bias)) = (step.parameters, conv.bias) {
                 let (rows, channels) = output_rows(&conv.shape);
                 let to = gradients.target(bias);
-                kernels.column_sums(format, dy, rows, channels, self.scratch, to)?;
+                kernels.column_sums(format, dy, rows, channels, self.to.scratch, to)?;
             }
             if step.parameters {
                 self.weight_gradient(conv, dy, gradients.target(conv.weight))?;
@@ -413,14 +433,14 @@ impl Steps<'_> {
         // SAFETY: the caller's promise.
         unsafe {
             if shape.is_depthwise() {
-                return self.kernels.depthwise_backward_weight(format, shape, x, dy, to, self.scratch);
+                return self.kernels.depthwise_backward_weight(format, shape, x, dy, to, self.to.scratch);
             }
             if format == Format::F32 {
                 return self.convolutions.backward_weight(shape, format, x, dy, to.at, to.add);
             }
             // cuDNN writes weights in the format of the maps.
-            self.convolutions.backward_weight(shape, format, x, dy, self.scratch, false)?;
-            self.kernels.accumulate(format, self.scratch, to, conv.weight.place.len)
+            self.convolutions.backward_weight(shape, format, x, dy, self.to.scratch, false)?;
+            self.kernels.accumulate(format, self.to.scratch, to, conv.weight.place.len)
         }
     }
 
@@ -430,7 +450,7 @@ impl Steps<'_> {
         step: &BackwardStep,
         gradients: &mut Gradients<'_>,
     ) -> Result<()> {
-        let (kernels, rows, scratch): (_, Rows, _) = (self.kernels, norm.norm.rows, self.scratch);
+        let (kernels, rows, scratch): (_, Rows, _) = (self.kernels, norm.norm.rows, self.to.scratch);
         let ([dz, residual], dy, format) = (step.dx, self.at(step.dy), self.format());
         let slope = |activation| match norm_slope_value(norm) {
             Some(value) if derives_from_output(activation) => Slope::Output(self.at(value)),

@@ -25,7 +25,8 @@ impl Saved {
         Self { mean: vector(0), inverse: vector(1), a: vector(2), b: vector(3) }
     }
 
-    /// Floats; no more than the processor's `Norm::saved_len`.
+    /// Floats that they take; no more than the processor's `Norm::saved_len`.
+    #[cfg(test)]
     pub(crate) fn len(channels: usize) -> usize {
         4 * rounded(channels)
     }

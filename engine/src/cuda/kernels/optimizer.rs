@@ -3,7 +3,6 @@
 use super::{Argument, Grid, Kernels, arguments};
 use crate::Result;
 use crate::cuda::Ptr;
-use crate::kernels::spans::CHUNK;
 use crate::optimizer::{Optimizer, Rule, Update};
 
 /// A piece of theta, as it lies on the device: what a block updates.
@@ -12,14 +11,15 @@ use crate::optimizer::{Optimizer, Rule, Update};
 pub(crate) struct Piece {
     /// First float.
     pub offset: u32,
-    /// Floats, at most [`Piece::LARGEST`].
+    /// Floats, at most `kernels::spans::CHUNK`.
     pub len: u32,
     /// [`Piece::ACTIVE`] and [`Piece::DECAYS`].
     pub flags: u32,
 }
 
 impl Piece {
-    pub(crate) const LARGEST: usize = CHUNK;
+    #[cfg(test)]
+    pub(crate) const LARGEST: usize = crate::kernels::spans::CHUNK;
     /// It has a gradient and is not frozen.
     pub(crate) const ACTIVE: u32 = 1;
     /// Weight decay applies to it.

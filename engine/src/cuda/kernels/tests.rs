@@ -15,7 +15,6 @@ mod depthwise;
 mod elementwise;
 mod norm;
 mod optimizer;
-mod pictures;
 mod pooling;
 
 /// A device with the kernels.
