@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn compile(target: &Path) -> Result<(), Box<dyn Error>> {
     let mut command = Command::new(nvcc());
-    command.args(["-fatbin", "-std=c++17", "-O3", "-lineinfo", "-o"]).arg(target).arg(SOURCE);
+    command.args(["-fatbin", "-std=c++17", "-O3", "-o"]).arg(target).arg(SOURCE);
     for capability in CAPABILITIES {
         command.arg(format!("-gencode=arch=compute_{capability},code=sm_{capability}"));
     }

@@ -3,6 +3,8 @@
 
 mod answers;
 mod bundles;
+#[cfg(any(feature = "cuda", feature = "cuda-core"))]
+mod gpu;
 mod jobs;
 mod messages;
 mod profiles;

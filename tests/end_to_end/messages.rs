@@ -38,7 +38,7 @@ fn wrong_values_name_the_flag_and_what_is_expected() {
         ("train --labels many --data synth", "labels"),
         ("train --labels 100000 --data synth --steps 1", "label"),
         ("train --device tpu --data synth --steps 1", "cpu"),
-        ("train --device cuda --data synth --steps 1", "cuda"),
+        ("train --device cuda:63 --data synth --steps 1", "cuda:63"),
         ("train --data /nowhere/at/all", "/nowhere/at/all"),
         ("train --config missing.toml", "missing.toml"),
         ("train --stem tiny --data synth", "imagenet"),

@@ -13,6 +13,13 @@ use crate::{Result, answers, cargo, root, run as run_command, tools};
 /// Where cargo builds for another target than the host's own, whose flags build scripts do not see.
 pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
 
+/// The engine's tests of whole networks, which run on the device that `DISTILL_TEST_DEVICE` names.
+pub const NETWORK_TESTS: [&str; 8] =
+    ["--test", "network", "--test", "gradients", "--test", "zoo", "--test", "torchvision"];
+
+/// The program's tests that train on a GPU.
+const PROGRAM_TESTS: [&str; 3] = ["--test", "end_to_end", "gpu::"];
+
 /// `build [cargo's arguments]`, `test [--hardware] [cargo's arguments]`, or `emulator`.
 pub fn run(arguments: &[String]) -> Result {
     let (verb, rest) = arguments.split_first().map_or(("", arguments), |(verb, rest)| (verb.as_str(), rest));
@@ -34,8 +41,12 @@ pub fn run(arguments: &[String]) -> Result {
 fn build(arguments: &[String]) -> Result {
     let mut command = Command::new(cargo());
     command.current_dir(root()).args(["build", "--release"]);
-    if !arguments.iter().any(|argument| argument == "--features" || argument == "-F") {
+    let named = |flags: &[&str]| arguments.iter().any(|argument| flags.contains(&argument.as_str()));
+    if !named(&["--features", "-F"]) {
         command.args(["--features", "cuda"]);
+    }
+    if !named(&["--package", "-p", "--workspace"]) {
+        command.args(["--package", "distill-cli"]);
     }
     toolchain::set_up()?.configure(&mut command);
     run_command(command.args(arguments))?;
@@ -75,38 +86,59 @@ fn cuda_libraries(dynamic: &str) -> Vec<String> {
     needed.filter_map(name).filter(|name| families.iter().any(|family| name.starts_with(family))).collect()
 }
 
-/// The emulator's own test, then the engine's tests on it.
-pub fn test_on_emulator(arguments: &[String]) -> Result {
+/// The emulator's own test, the engine's tests on it, and those of the program that train there. Arguments are cargo's for
+/// the engine's tests, and leave out the others.
+fn test_on_emulator(arguments: &[String]) -> Result {
     let folder = emulator()?;
-    let own = tools().join("cuda-emulator-selftest");
-    run_command(Command::new(root().join("engine/cuda/emulator/selftest/run.sh")).arg(own))?;
-    let mut command = Command::new(cargo());
-    command
-        .current_dir(root())
-        .args(["test", "--package", "distill-engine", "--features", "cuda-core"])
-        .args(arguments)
-        .env("DISTILL_CUDA_KERNELS", "emulated")
-        .env("DISTILL_TEST_DEVICE", "cuda")
-        .env("LD_LIBRARY_PATH", searched_first(&folder));
-    run_command(&mut command)
+    let cargo_test = |package: &str| {
+        let mut command = Command::new(cargo());
+        command.current_dir(root()).args(["test", "--package", package, "--features", "cuda-core"]);
+        on_emulator(&mut command, &folder);
+        command.env("DISTILL_TEST_DEVICE", "cuda");
+        command
+    };
+    if !arguments.is_empty() {
+        return run_command(cargo_test("distill-engine").args(arguments));
+    }
+    self_test()?;
+    run_command(&mut cargo_test("distill-engine"))?;
+    run_command(cargo_test("distill-cli").args(PROGRAM_TESTS))
 }
 
-/// The engine's tests with the real kernels on the GPU of this machine.
+/// Lets what a command builds and starts run on the emulator in this folder.
+pub fn on_emulator(command: &mut Command, folder: &Path) {
+    command.env("DISTILL_CUDA_KERNELS", "emulated").env("LD_LIBRARY_PATH", searched_first(folder));
+}
+
+/// The emulator's own test.
+pub fn self_test() -> Result {
+    let folder = tools().join("cuda-emulator-selftest");
+    run_command(Command::new(root().join("engine/cuda/emulator/selftest/run.sh")).arg(folder))
+}
+
+/// The engine's tests with the real kernels on the GPU of this machine, and those of the program that train there.
 fn test_on_hardware(arguments: &[String]) -> Result {
     if !Path::new("/dev/nvidiactl").exists() {
         return Err("--hardware: no NVIDIA driver is loaded here (/dev/nvidiactl is missing); leave --hardware out to \
                     test on the emulator"
             .into());
     }
-    let mut command = Command::new(cargo());
-    command.current_dir(root()).args(["test", "--release", "--package", "distill-engine"]);
-    command.args(["--features", "cuda-core"]).env("DISTILL_TEST_DEVICE", "cuda");
-    toolchain::set_up()?.configure(&mut command);
-    run_command(command.args(arguments))
+    let toolchain = toolchain::set_up()?;
+    let cargo_test = |package: &str, feature: &str| {
+        let mut command = Command::new(cargo());
+        command.current_dir(root()).args(["test", "--release", "--package", package, "--features", feature]);
+        toolchain.configure(command.env("DISTILL_TEST_DEVICE", "cuda"));
+        command
+    };
+    run_command(cargo_test("distill-engine", "cuda-core").args(arguments))?;
+    if arguments.is_empty() {
+        run_command(cargo_test("distill-cli", "cuda").args(PROGRAM_TESTS))?;
+    }
+    Ok(())
 }
 
 /// Builds the emulator where it is not built, and returns its folder.
-fn emulator() -> Result<PathBuf> {
+pub fn emulator() -> Result<PathBuf> {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".into());
     if !answers(&compiler) {
         return Err(format!(

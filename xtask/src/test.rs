@@ -4,12 +4,15 @@ use std::process::Command;
 
 use crate::{Result, clients, cuda, onnxruntime, root, run as run_command};
 
+/// What is built besides the default. One list for all of a run's tests: another would build most of it again.
+const FEATURES: &str = "distill-cli/candle-onnx,distill-cli/cuda-core";
+
 /// Tests that drive a browser have this in their name.
 const BROWSER_TESTS: &str = "in_a_browser";
 
-/// Runs `cargo test` over the workspace with candle-onnx built, ONNX Runtime and the server's clients found. Takes
-/// `--without browser` to leave the browser's tests out; other arguments are passed on. Without any of those, the engine's
-/// tests follow once more for a GPU, on the emulator.
+/// Runs `cargo test` over the workspace with candle-onnx and the engine's part on GPUs built, ONNX Runtime, the server's
+/// clients and the CUDA emulator found. Takes `--without browser` to leave the browser's tests out; other arguments are
+/// passed on. Without any of those, the tests of whole networks follow once more, on the emulated GPU.
 pub fn run(arguments: &[String]) -> Result {
     let (without_browser, arguments) = without_browser(arguments)?;
     let library = onnxruntime::library()?;
@@ -18,13 +21,19 @@ pub fn run(arguments: &[String]) -> Result {
     println!("ONNX Runtime: {}\nprotoc: {}", library.display(), protoc.display());
     println!("Python of the client tests: {}", python.display());
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-    let mut command = Command::new(cargo);
-    command
-        .current_dir(root())
-        .args(["test", "--workspace", "--features", "distill-cli/candle-onnx"])
-        .env("ORT_DYLIB_PATH", library)
-        .env("PROTOC", protoc)
-        .env("DISTILL_TEST_PYTHON", python);
+    let emulator = cuda::emulator()?;
+    println!("CUDA emulator: {}", emulator.display());
+    let cargo_test = || {
+        let mut command = Command::new(&cargo);
+        command
+            .current_dir(root())
+            .args(["test", "--workspace", "--features", FEATURES])
+            .env("PROTOC", &protoc);
+        cuda::on_emulator(&mut command, &emulator);
+        command
+    };
+    let mut command = cargo_test();
+    command.env("ORT_DYLIB_PATH", library).env("DISTILL_TEST_PYTHON", python);
     if without_browser {
         println!("browser: left out, as asked; the web page is not tested");
         command.args(skipping(&arguments, BROWSER_TESTS));
@@ -35,11 +44,14 @@ pub fn run(arguments: &[String]) -> Result {
         command.env("DISTILL_CHROMIUM", browser.chromium).env("DISTILL_CHROMEDRIVER", browser.driver);
     }
     run_command(&mut command)?;
-    if arguments.is_empty() {
-        return cuda::test_on_emulator(&[]);
+    if !arguments.is_empty() {
+        println!(
+            "networks on the emulated GPU: left out, as other tests were asked for; see cargo xtask cuda test"
+        );
+        return Ok(());
     }
-    println!("the CUDA emulator: left out, as other tests were asked for; cargo xtask cuda test runs there");
-    Ok(())
+    cuda::self_test()?;
+    run_command(cargo_test().args(cuda::NETWORK_TESTS).env("DISTILL_TEST_DEVICE", "cuda"))
 }
 
 /// Whether the browser's tests are to be left out, and the arguments without that wish.

@@ -534,8 +534,7 @@ impl Home for OnGpu {
             average: followed,
             shadow: at(&parameters.shadow),
         };
-        // The update writes the pieces' shadow, and all else of it is never read.
-        parameters.stale = false;
+        // The update writes the shadow of what it moves; a shadow that was stale stays so, for the rest of it.
         // SAFETY: all vectors are as long as the pieces say.
         unsafe {
             match rule.optimizer {
