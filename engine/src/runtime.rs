@@ -155,6 +155,12 @@ impl Runtime {
         self.gpu.as_ref().map(|gpu| gpu.describe())
     }
 
+    /// Where networks live and what they compute in, for records: `cpu, avx512, f32`, or a GPU's name with its precision.
+    pub fn describe(&self) -> String {
+        let place = self.gpu().unwrap_or_else(|| format!("cpu, {}", self.isa()));
+        format!("{place}, {}", self.precision.name())
+    }
+
     /// Where networks of this runtime live.
     pub fn device(&self) -> Device {
         self.device

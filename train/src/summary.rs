@@ -57,6 +57,9 @@ pub struct Summary {
     pub threads: usize,
     /// Instruction set of the kernels.
     pub isa: String,
+    /// Where the networks lived, and what they computed in.
+    #[serde(default)] // summaries from before there was a choice
+    pub device: String,
     /// Steps left out because something was not finite.
     pub skipped_steps: u64,
     /// Class names.

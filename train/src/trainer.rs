@@ -535,6 +535,7 @@ impl<'a> Trainer<'a> {
             peak_memory_bytes: peak_memory_bytes(),
             threads: self.ground.runtime.threads(),
             isa: self.ground.runtime.isa().into(),
+            device: self.ground.runtime.describe(),
             skipped_steps: position.skipped,
             confusion: confusion.unwrap_or_default(),
             classes,
