@@ -1,17 +1,22 @@
 //! Times a training step (forward, cross-entropy, backward, SGD) on a batch in memory, or inference with `--infer`.
 //!
 //! `cargo run --release -p distill-engine --example step -- --arch resnet18 --size 32 --batch 64 --threads 2`
+//!
+//! On a GPU (`--device cuda --precision bf16`) the batch lies there, and whole blocks of steps are timed: see `turns`.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // an example prints
 
 use std::error::Error;
+use std::path::PathBuf;
 use std::time::Instant;
 
-use candle_core::{Device as CandleDevice, Tensor};
+use candle_core::Tensor;
 use engine::{
-    BatchNormMode, Device, Fwd, Grad, Images, Model, Net, Optimizer, Profile, Quantized, Runtime, Step,
-    WeightFormat,
+    BatchNormMode, Device, Fwd, Grad, Images, Model, Net, Optimizer, Precision, Profile, Quantized, Runtime,
+    Step, WeightFormat,
 };
 use models::{Graph, Stem, Task, formula, zoo};
+
+mod turns;
 
 /// Calls before the first that counts, as many as peers have.
 const WARM_UP: usize = 20;
@@ -29,6 +34,12 @@ struct Options {
     /// Wall-clock time on one thread too.
     wall: bool,
     isa: Option<String>,
+    device: Device,
+    precision: Option<Precision>,
+    /// Blocks of steps when asked for on the standard input.
+    turns: bool,
+    /// Where blocks of steps are reported as JSON.
+    json: Option<PathBuf>,
     /// In inference.
     weights: Stored,
 }
@@ -53,6 +64,10 @@ fn options() -> Result<Options, Box<dyn Error>> {
         profile: false,
         wall: false,
         isa: None,
+        device: Device::Cpu,
+        precision: None,
+        turns: false,
+        json: None,
         weights: Stored::As(WeightFormat::F32),
     };
     let mut arguments = std::env::args().skip(1);
@@ -66,6 +81,10 @@ fn options() -> Result<Options, Box<dyn Error>> {
             "--iterations" => options.iterations = value()?.parse()?,
             "--classes" => options.classes = value()?.parse()?,
             "--isa" => options.isa = Some(value()?),
+            "--device" => options.device = value()?.parse()?,
+            "--precision" => options.precision = Some(value()?.parse()?),
+            "--turns" => options.turns = true,
+            "--json" => options.json = Some(value()?.into()),
             "--weights" => {
                 let format = value()?;
                 let whole = format == "int8";
@@ -87,8 +106,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let task = Task::new(options.classes, 3, options.size).with_stem(stem);
     let graph = zoo::build(&options.arch, &task)?;
     let runtime = match &options.isa {
-        Some(isa) => Runtime::with_isa(Device::Cpu, options.threads, isa)?,
-        None => Runtime::new(Device::Cpu, options.threads)?,
+        Some(isa) => Runtime::with_isa(options.device, options.threads, isa)?,
+        None => {
+            let precision = options.precision.unwrap_or(Precision::of(options.device));
+            Runtime::with_precision(options.device, options.threads, precision)?
+        }
     };
     println!(
         "{} at {} px, batch {}, {} threads, {}, {} multiply-accumulates a picture",
@@ -172,9 +194,15 @@ fn train(
 ) -> Result<(), Box<dyn Error>> {
     let net = Net::new(graph, runtime, 0)?;
     let shape = (options.batch, options.size, options.size, 3);
-    let images = Tensor::from_vec(pictures, shape, &CandleDevice::Cpu)?;
+    let images = Tensor::from_vec(pictures, shape, net.tensors())?;
     let labels: Vec<u32> = (0..options.batch).map(|index| (index % options.classes) as u32).collect();
-    let labels = Tensor::from_vec(labels, options.batch, &CandleDevice::Cpu)?;
+    let labels = Tensor::from_vec(labels, options.batch, net.tensors())?;
+    let case = turns::Case {
+        name: format!("{} at {} px, batch {}", options.arch, options.size, options.batch),
+        runtime,
+        pictures: options.batch,
+        macs: models::cost::total(net.graph()).macs,
+    };
     let mut step = 0;
     let mut work = || -> Result<(), Box<dyn Error>> {
         step += 1;
@@ -192,6 +220,10 @@ fn train(
         })?;
         Ok(())
     };
+    let blocks = options.turns || options.json.is_some() || options.device != Device::Cpu;
+    if blocks && !options.profile {
+        return turns::take(&case, options.iterations, options.turns, options.json.as_deref(), work);
+    }
     timed(options, 3, &mut work)?;
     if options.profile {
         net.start_profile();

@@ -181,6 +181,14 @@ impl Runtime {
         self.pool.isa().name()
     }
 
+    /// Waits until the device has done all that it was given: a GPU takes work faster than it does it.
+    ///
+    /// # Errors
+    /// What went wrong there meanwhile.
+    pub fn wait(&self) -> Result<()> {
+        self.gpu.as_ref().map_or(Ok(()), |gpu| gpu.wait())
+    }
+
     /// A runtime on a pool of a test's own.
     #[cfg(test)]
     pub(crate) fn of_pool(pool: Pool) -> Self {

@@ -6,7 +6,7 @@ use cudarc::driver::CudaStream;
 
 use super::convolution::{Convolutions, Pass};
 use super::kernels::Kernels;
-use super::memory::Memory;
+use super::memory::{Memory, bind, failed};
 use super::network::OnGpu;
 use super::staging::Staging;
 use super::{Format, Gpu, Ptr, steps};
@@ -75,6 +75,12 @@ impl Executor {
 
     pub(crate) fn stream(&self) -> &Arc<CudaStream> {
         &self.gpu.stream
+    }
+
+    /// Waits for all that was launched.
+    pub(crate) fn wait(&self) -> Result<()> {
+        bind(self.stream())?;
+        self.stream().synchronize().map_err(|error| failed(self.stream(), &error.to_string()))
     }
 
     pub(crate) fn convolutions(&self) -> MutexGuard<'_, Convolutions> {
