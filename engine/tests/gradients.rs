@@ -56,6 +56,7 @@ fn check(name: &str) {
     assert!((found - expected).abs() < 1e-4 * expected.max(1.0), "{name}: loss {found}, expected {expected}");
     let gradients = case["gradients"].as_object().unwrap();
     let largest = gradients.values().map(|row| numbers(row)[1]).fold(0.0, f64::max);
+    let mut worst = [(found - expected).abs() / expected.max(1.0), 0.0, 0.0];
     for (parameter, row) in gradients {
         let expected = numbers(row);
         let gradient = net.grad(parameter).unwrap();
@@ -68,6 +69,7 @@ fn check(name: &str) {
             norm(&gradient.data),
             expected[1]
         );
+        worst[1] = worst[1].max(error / scale);
         let spread = scale * (gradient.data.len() as f64).sqrt();
         let error = (sum(&gradient.data) - expected[0]).abs();
         assert!(
@@ -76,8 +78,10 @@ fn check(name: &str) {
             sum(&gradient.data),
             expected[0]
         );
+        worst[1] = worst[1].max(error / spread);
         for (found, expected) in samples(&gradient.data).into_iter().zip(&expected[2..]) {
             let error = (found - expected).abs();
+            worst[1] = worst[1].max(error / scale);
             assert!(error < 2e-3 * scale, "{name} {parameter}: {found}, expected {expected} (norm {scale})");
         }
     }
@@ -87,11 +91,15 @@ fn check(name: &str) {
         let found = [sum(data)].into_iter().chain(samples(data));
         for (found, expected) in found.zip(&expected) {
             let error = (found - expected).abs();
+            worst[2] = worst[2].max(error / expected.abs().max(1.0));
             assert!(
                 error < 1e-4 * expected.abs().max(1.0),
                 "{name} {statistic}: {found}, expected {expected}"
             );
         }
+    }
+    for (what, error) in ["loss", "gradient", "statistics"].into_iter().zip(worst) {
+        println!("worst {what} of {name} {error:e}");
     }
 }
 

@@ -47,14 +47,17 @@ impl Case {
         let classes = self.expected[0].len();
         assert_eq!(logits.len(), self.count * classes);
         let largest = self.expected.iter().flatten().fold(1.0_f64, |largest, x| largest.max(x.abs()));
+        let mut worst = 0.0_f64;
         for (found, expected) in logits.chunks_exact(classes).zip(&self.expected) {
             let found: Vec<f64> = found.iter().map(|&x| f64::from(x)).collect();
             for (found, expected) in found.iter().zip(expected) {
                 let error = (found - expected).abs();
+                worst = worst.max(error / largest);
                 assert!(error <= 1e-4 * largest, "{} {how}: {found}, expected {expected}", self.name);
             }
             assert_eq!(top(&found), top(expected), "{} {how}: top-1", self.name);
         }
+        println!("worst logits of {} {how} {worst:e}", self.name);
     }
 
     fn model(&self, runtime: &Runtime) -> Model {

@@ -25,6 +25,9 @@ SUITES = [
     ("every network of the zoo", "tests-zoo", [], 200),
 ]
 TINY_SKIPS = {"tests-zoo", "tests-torchvision"}
+VERSIONS = """import torch
+print("torch", torch.__version__, "CUDA", torch.version.cuda, "cuDNN", torch.backends.cudnn.version())
+"""
 PUBLISHED = "94.93 % on CIFAR-10 with 250 labels after 2^20 steps (Sohn et al. 2020)"
 
 
@@ -81,7 +84,8 @@ class Part:
 
 
 def machine(part):
-    """What this machine is, at the head of each part."""
+    """What was built and what this machine is, at the head of each part."""
+    part.say(f"built from {(HERE / 'built.txt').read_text().strip()}")
     if not part.options.emulator:
         query = "name,driver_version,memory.total,clocks.sm,clocks.max.sm,power.limit"
         for command in (["nvidia-smi", f"--query-gpu={query}", "--format=csv"], ["nvidia-smi"]):
@@ -89,8 +93,7 @@ def machine(part):
                 part.say(subprocess.run(command, capture_output=True, text=True, timeout=30).stdout.strip())
             except (OSError, subprocess.TimeoutExpired) as error:
                 part.fail(f"nvidia-smi: {error}")
-        asked = "import torch; print('torch', torch.__version__, 'cudnn', torch.backends.cudnn.version(), 'cuda', torch.version.cuda)"
-        found = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True)
+        found = subprocess.run([sys.executable, "-c", VERSIONS], capture_output=True, text=True)
         part.say((found.stdout or found.stderr).strip())
     output, _ = part.run([part.options.programs / "distill", "doctor"], 60)
     part.say(output.strip())
@@ -119,7 +122,8 @@ def suite(part):
                 part.say(f"  {line}")
         if not fine:
             part.say(panics(output))
-        record.append({"suite": title, "passed": counts[0], "failed": counts[1], "failed_tests": failed, "seconds": spent, "said": errors})
+        numbers = {"passed": counts[0], "failed": counts[1], "seconds": spent}
+        record.append({"suite": title, **numbers, "failed_tests": failed, "said": errors})
         part.save({"suites": record, "worst": worst})
     part.say("worst errors:")
     for name, error in sorted(worst.items()):
@@ -189,9 +193,10 @@ def curve(part, run):
     steps = of_kind("step")
     pace = [event["pictures_per_second"] for event in steps]
     waiting = [event["wait_share"] for event in steps]
-    losses = [{"step": event["step"], "loss": event["loss"], "parts": event.get("parts")} for event in steps[:: max(len(steps) // 100, 1)]]
-    last = lambda values: values[len(values) // 2] if values else None
-    return {"points": points, "losses": losses, "pictures_per_second": last(pace), "wait_share": last(waiting)}
+    some = steps[:: max(len(steps) // 100, 1)]
+    losses = [{key: event.get(key) for key in ("step", "loss", "parts")} for event in some]
+    middle = lambda values: values[len(values) // 2] if values else None
+    return {"points": points, "losses": losses, "pictures_per_second": middle(pace), "wait_share": middle(waiting)}
 
 
 def summary(path):
@@ -231,7 +236,8 @@ def job(part):
         if side.get("test_accuracy") is None:
             part.fail(f"the {name} has no summary")
         else:
-            part.say(f"{name} {side['arch']}: test {100 * side['test_accuracy']:.2f} %, {side['steps']} steps, {side['seconds']:.0f} s")
+            accuracy = 100 * side["test_accuracy"]
+            part.say(f"{name} {side['arch']}: test {accuracy:.2f} %, {side['steps']} steps, {side['seconds']:.0f} s")
     part.save({**sides, "report": summary(run / "report.json")})
 
 

@@ -29,7 +29,8 @@ class Case:
     def ours(self, programs, device, precision):
         program = "method_step" if self.step == "fixmatch" else "step"
         command = [os.path.join(programs, program), "--arch", self.arch, "--size", str(self.size), "--batch", str(self.batch)]
-        command += ["--device", device, "--precision", precision, "--iterations", str(self.steps), "--turns"]
+        command += ["--device", device, "--iterations", str(self.steps), "--turns"]
+        command += ["--precision", precision] if device != "cpu" else []
         return command + (["--method", "fixmatch", "--set", f"mu={self.mu}"] if self.step == "fixmatch" else [])
 
     def theirs(self, script, flavor, device):
@@ -180,10 +181,11 @@ def measure(case, sides, seconds, options, notes):
     tried, best = try_ways(case, sides, time.monotonic() + 0.6 * seconds, notes)
     for side in (side for key, side in sides.items() if key[0] == case.name and (not best or side is not best[1])):
         side.end()
-    ours = Side(f"ours {case.name}", case.ours(options.programs, options.device, options.precision))
+    environment = dict(os.environ, LD_LIBRARY_PATH=os.environ["DISTILL_CUDA_LIBRARIES"])
+    ours = Side(f"ours {case.name}", case.ours(options.programs, options.device, options.precision), environment)
     record = {"case": case.name, "goal": case.goal, "their_modes": tried}
     try:
-        ours.wait_ready(ANSWER_SECONDS)
+        ours.wait_ready(2 * ANSWER_SECONDS)
         record |= pair(case, ours, best, options)
     except Failed as failed:
         notes.append(f"{case.name}: {failed}")

@@ -3,6 +3,7 @@
 //! Both work on a machine without GPU, driver and CUDA. What is built starts everywhere: every CUDA library is looked for
 //! when the program runs. Tests run on an emulator (engine/cuda/emulator) unless `--hardware` asks for the GPU.
 
+mod pack;
 mod toolchain;
 
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ pub const NETWORK_TESTS: [&str; 8] =
 /// The program's tests that train on a GPU.
 const PROGRAM_TESTS: [&str; 3] = ["--test", "end_to_end", "gpu::"];
 
-/// `build [cargo's arguments]`, `test [--hardware] [cargo's arguments]`, or `emulator`.
+/// `build [cargo's arguments]`, `test [--hardware] [cargo's arguments]`, `pack DIR`, or `emulator`.
 pub fn run(arguments: &[String]) -> Result {
     let (verb, rest) = arguments.split_first().map_or(("", arguments), |(verb, rest)| (verb.as_str(), rest));
     match verb {
@@ -29,10 +30,11 @@ pub fn run(arguments: &[String]) -> Result {
             Some((flag, rest)) if flag == "--hardware" => test_on_hardware(rest),
             _ => test_on_emulator(rest),
         },
+        "pack" => pack::run(rest),
         "emulator" => emulator().map(|folder| println!("{}", folder.display())),
         _ => Err(format!(
-            "cargo xtask cuda: expected `build [cargo's arguments]`, `test [--hardware] [cargo's arguments]` or \
-             `emulator`, found `{verb}`"
+            "cargo xtask cuda: expected `build [cargo's arguments]`, `test [--hardware] [cargo's arguments]`, \
+             `pack DIR` or `emulator`, found `{verb}`"
         )),
     }
 }
