@@ -66,7 +66,11 @@ class Part:
         command = [str(word) for word in command]
         self.say(f"$ {' '.join(command)}")
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        process = subprocess.Popen(command, text=True, errors="replace", env=environment, **pipes)
+        try:
+            process = subprocess.Popen(command, text=True, errors="replace", env=environment, **pipes)
+        except OSError as error:
+            self.fail(str(error))
+            return "", False
         try:
             output, over = process.communicate(timeout=seconds)[0], False
         except subprocess.TimeoutExpired:
@@ -86,7 +90,7 @@ class Part:
 def machine(part):
     """What was built and what this machine is, at the head of each part."""
     part.say(f"built from {(HERE / 'built.txt').read_text().strip()}")
-    if not part.options.emulator:
+    if part.options.device != "cpu" and not part.options.emulator:
         query = "name,driver_version,memory.total,clocks.sm,clocks.max.sm,power.limit"
         for command in (["nvidia-smi", f"--query-gpu={query}", "--format=csv"], ["nvidia-smi"]):
             try:
@@ -107,23 +111,21 @@ def suite(part):
             continue
         began = time.monotonic()
         command = [part.options.programs / program, *arguments, "--nocapture"]
-        output, fine = part.run(command, seconds, {"DISTILL_TEST_DEVICE": "cuda"})
-        counts = [int(number) for number in re.findall(r"(\d+) (?:passed|failed|ignored)", output)[:3]] or [0, 0, 0]
+        output, fine = part.run(command, seconds, {"DISTILL_TEST_DEVICE": "cuda", "RUST_BACKTRACE": "0"})
+        counts = [int(number) for number in re.findall(r"(\d+) (?:passed|failed)", output)[:2]]
+        counts = counts or [len(re.findall(r"^(?:test .* \.\.\. )?ok$", output, re.M)), 0]  # it did not come to an end
         names = re.findall(r"^test (\S+) \.\.\. FAILED|^    (\S+)$", output, re.M)
         failed = sorted({name for pair in names for name in pair if name})
         spent = time.monotonic() - began
         part.say(f"{title}: {counts[0]} passed, {counts[1]} failed, {spent:.0f} s")
-        errors = [line.strip() for line in output.splitlines() if re.search(r"\bapart\b|\bworst\b", line)]
-        for line in errors:
-            found = re.match(r".*worst (.+) (\S+)$", line)
-            if found:
-                keep_worst(worst, found[1], found[2])
-            else:
-                part.say(f"  {line}")
+        for name, error in re.findall(r"worst (.+) (\S+)$", output, re.M):
+            keep_worst(worst, name, error)
+        apart = [line.strip() for line in output.splitlines() if line.endswith(" apart")]
+        part.say("\n".join(f"  {line}" for line in apart) or "  no distances said")
         if not fine:
             part.say(panics(output))
         numbers = {"passed": counts[0], "failed": counts[1], "seconds": spent}
-        record.append({"suite": title, **numbers, "failed_tests": failed, "said": errors})
+        record.append({"suite": title, **numbers, "failed_tests": failed, "said": apart})
         part.save({"suites": record, "worst": worst})
     part.say("worst errors:")
     for name, error in sorted(worst.items()):
@@ -231,14 +233,14 @@ def job(part):
     arguments = ["--teacher", teacher, "--student", student, "--labels", "10%"]
     arguments += ["--batch-size", "8", "--no-baseline"] if part.options.tiny else []
     training(part, arguments, run)
-    sides = {name: summary(run / name / "summary.json") for name in ("teacher", "student")}
+    sides = {"teacher": summary(run / "teacher/summary.json"), "student": summary(run / "summary.json")}
     for name, side in sides.items():
         if side.get("test_accuracy") is None:
             part.fail(f"the {name} has no summary")
         else:
             accuracy = 100 * side["test_accuracy"]
             part.say(f"{name} {side['arch']}: test {accuracy:.2f} %, {side['steps']} steps, {side['seconds']:.0f} s")
-    part.save({**sides, "report": summary(run / "report.json")})
+    part.save(sides)
 
 
 PARTS = {"suite": suite, "speed": speed, "fixmatch": fixmatch, "job": job}

@@ -76,7 +76,7 @@ class Side:
         try:
             found = self.lines.get(timeout=max(seconds, 0.1))
         except queue.Empty:
-            raise Failed(f"nothing after {seconds:.0f} s") from None
+            raise Failed("not ready in time" if self.ready is None else f"no answer in {seconds:.0f} s") from None
         if found is None:
             with open(self.log) as log:
                 last = [line.strip() for line in log if line.strip()][-3:]
