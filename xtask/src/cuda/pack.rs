@@ -70,6 +70,17 @@ fn built(emulated: bool) -> Result<BTreeMap<String, PathBuf>> {
     let mut found = BTreeMap::new();
     let toolchain = if emulated { None } else { Some(toolchain::set_up()?) };
     for mut command in [programs, tests] {
+        // The same packages in both, or cargo would build what they share twice, with other features.
+        command.args([
+            "--release",
+            "-p",
+            "distill-cli",
+            "-p",
+            "distill-engine",
+            "-p",
+            "distill-train",
+            &features,
+        ]);
         match &toolchain {
             Some(toolchain) => toolchain.configure(&mut command),
             None => drop(command.env("DISTILL_CUDA_KERNELS", "emulated")),
@@ -95,11 +106,13 @@ fn executables(command: &mut Command) -> Result<BTreeMap<String, PathBuf>> {
     Ok(messages.filter_map(program).collect())
 }
 
-/// What an artifact is called in the pack: tests have a word before their target's name.
+/// What an artifact is called in the pack: tests have a word before their target's name. Unit tests of other crates are no
+/// part of it.
 fn name(artifact: &Value) -> Option<String> {
     let target = artifact["target"]["name"].as_str()?;
     let test = artifact["profile"]["test"].as_bool()?;
-    Some(if test { format!("tests-{target}") } else { target.into() })
+    let is_packed = !test || target == "engine" || TESTS.contains(&target);
+    is_packed.then(|| if test { format!("tests-{target}") } else { target.into() })
 }
 
 fn fresh(folder: &Path) -> Result {
@@ -158,6 +171,8 @@ mod tests {
         let artifact = |name: &str, test: bool| serde_json::json!({ "target": { "name": name }, "profile": { "test": test } });
         assert_eq!(name(&artifact("distill", false)).unwrap(), "distill");
         assert_eq!(name(&artifact("cuda", true)).unwrap(), "tests-cuda");
+        assert_eq!(name(&artifact("engine", true)).unwrap(), "tests-engine");
+        assert_eq!(name(&artifact("train", true)), None);
         assert_eq!(name(&serde_json::json!({ "reason": "build-finished" })), None);
     }
 
