@@ -15,6 +15,8 @@ use crate::{Result, answers, cargo, root, run as run_command};
 /// What is copied as it is.
 const SCRIPTS: [&str; 4] =
     ["xtask/cuda/check.sh", "xtask/cuda/check.py", "xtask/cuda/turns.py", "xtask/peers/cuda_training.py"];
+/// Whose they are.
+const PACKAGES: [&str; 3] = ["--package=distill-cli", "--package=distill-engine", "--package=distill-train"];
 /// The engine's tests that mean a GPU; its unit tests come beside them.
 const TESTS: [&str; 5] = ["cuda", "gradients", "network", "torchvision", "zoo"];
 /// What a folder may weigh, data not counted.
@@ -51,36 +53,16 @@ pub(super) fn run(arguments: &[String]) -> Result {
 /// Builds all programs; their names in the pack with where they lie.
 fn built(emulated: bool) -> Result<BTreeMap<String, PathBuf>> {
     let feature = if emulated { "cuda-core" } else { "cuda" };
+    let features = format!("--features=distill-cli/{feature},distill-engine/{feature}");
     let mut programs = Command::new(cargo());
-    programs.args([
-        "build",
-        "--release",
-        "--bin",
-        "distill",
-        "--example",
-        "step",
-        "--example",
-        "method_step",
-    ]);
-    programs.args(["-p", "distill-cli", "-p", "distill-engine", "-p", "distill-train"]);
-    programs.arg(format!("--features=distill-cli/{feature},distill-engine/{feature}"));
+    programs.args(["build", "--bin=distill", "--example=step", "--example=method_step"]);
     let mut tests = Command::new(cargo());
-    tests.args(["test", "--no-run", "--release", "-p", "distill-engine", "--features", feature, "--lib"]);
-    tests.args(TESTS.into_iter().flat_map(|test| ["--test", test]));
+    tests.args(["test", "--no-run", "--lib"]).args(TESTS.map(|test| format!("--test={test}")));
     let mut found = BTreeMap::new();
     let toolchain = if emulated { None } else { Some(toolchain::set_up()?) };
     for mut command in [programs, tests] {
         // The same packages in both, or cargo would build what they share twice, with other features.
-        command.args([
-            "--release",
-            "-p",
-            "distill-cli",
-            "-p",
-            "distill-engine",
-            "-p",
-            "distill-train",
-            &features,
-        ]);
+        command.args(["--release", &features]).args(PACKAGES);
         match &toolchain {
             Some(toolchain) => toolchain.configure(&mut command),
             None => drop(command.env("DISTILL_CUDA_KERNELS", "emulated")),
