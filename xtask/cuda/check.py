@@ -233,14 +233,15 @@ def job(part):
     arguments = ["--teacher", teacher, "--student", student, "--labels", "10%"]
     arguments += ["--batch-size", "8", "--no-baseline"] if part.options.tiny else []
     training(part, arguments, run)
-    sides = {"teacher": summary(run / "teacher/summary.json"), "student": summary(run / "summary.json")}
-    for name, side in sides.items():
+    report = summary(run / "summary.json")
+    for name in ("teacher", "student"):
+        side = report.get(name, {})
         if side.get("test_accuracy") is None:
             part.fail(f"the {name} has no summary")
         else:
             accuracy = 100 * side["test_accuracy"]
             part.say(f"{name} {side['arch']}: test {accuracy:.2f} %, {side['steps']} steps, {side['seconds']:.0f} s")
-    part.save(sides)
+    part.save({"report": report})
 
 
 PARTS = {"suite": suite, "speed": speed, "fixmatch": fixmatch, "job": job}
