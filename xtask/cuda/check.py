@@ -25,6 +25,7 @@ SUITES = [
     ("every network of the zoo", "tests-zoo", [], 200),
 ]
 TINY_SKIPS = {"tests-zoo", "tests-torchvision"}
+BANDWIDTH = ["bandwidth", "--ignored", "--nocapture", "--test-threads=1"]
 VERSIONS = """import torch
 print("torch", torch.__version__, "CUDA", torch.version.cuda, "cuDNN", torch.backends.cudnn.version())
 """
@@ -127,6 +128,11 @@ def suite(part):
         numbers = {"passed": counts[0], "failed": counts[1], "seconds": spent}
         record.append({"suite": title, **numbers, "failed_tests": failed, "said": apart})
         part.save({"suites": record, "worst": worst})
+    if not part.options.tiny:
+        output, _ = part.run([part.options.programs / "tests-engine", *BANDWIDTH], 60)
+        rates = [line for line in output.splitlines() if line.endswith(("GB/s", "channels"))]
+        part.say("\n".join(rates))
+        part.save({"bandwidth": rates})
     part.say("worst errors:")
     for name, error in sorted(worst.items()):
         part.say(f"  {name}: {error:.2e}")
@@ -153,7 +159,7 @@ def speed(part):
     import turns
 
     options = part.options
-    options.seconds, options.script = part.left() - 10, HERE / "cuda_training.py"
+    options.seconds, options.script = part.left() - 30, HERE / "cuda_training.py"
     options.compile_seconds = 60 if options.tiny else 180
     options.rounds = 2 if options.tiny else 5
     options.torch_device = "cpu" if options.emulator or options.device == "cpu" else "cuda"
@@ -161,6 +167,16 @@ def speed(part):
         turns.run(options, part.say, part.save)
     except turns.Failed as failed:
         part.fail(str(failed))
+    for case in turns.TINY if options.tiny else turns.CASES:
+        if case.step == "supervised" and part.left() > 20:
+            profile(part, case)
+
+
+def profile(part, case):
+    """Where a step's time goes, by kinds of nodes; each is waited for, so the sum is more than a step takes."""
+    command = case.ours(part.options.programs, part.options.device, part.options.precision)
+    command = [word for word in command if word != "--turns"] + ["--profile", "--iterations", "5"]
+    part.say(part.run(command, 60)[0].strip())
 
 
 def training(part, arguments, run):
@@ -168,12 +184,13 @@ def training(part, arguments, run):
     options = part.options
     shared = ["--device", options.device, "--out", run]
     shared += ["--precision", options.precision] if options.device != "cpu" else []
-    seconds = int(part.left() - 45)
+    # Set-up and reports come on top of the budget.
+    seconds = int(part.left() - 75)
     if options.tiny:
         shared += ["--data", "synth:200/40", "--steps", "2"]
     else:
         shared += ["--data", options.data, "--budget", f"{seconds}s"]
-    output, fine = part.run([options.programs / "distill", *arguments, *shared], seconds + 30)
+    output, fine = part.run([options.programs / "distill", *arguments, *shared], seconds + 60)
     part.say(output.strip()[-6000:])
     return fine
 
