@@ -301,9 +301,10 @@ impl<'a> Trainer<'a> {
             let at = self.progress(part);
             let nets = Nets { student: &self.student, average: self.average.as_ref() };
             let loss = self.method.loss(&nets, &batch, at)?;
-            match mean.add(&loss)? {
-                None => drop(loss.total.backward()?),
-                Some(part) => culprit = Some(self.name_node(&batch, part)?),
+            // Before the loss is read: a GPU works on meanwhile. A gradient of what is not finite is discarded below.
+            drop(loss.total.backward()?);
+            if let Some(part) = mean.add(&loss)? {
+                culprit = Some(self.name_node(&batch, part)?);
             }
         }
         let culprit = match culprit {

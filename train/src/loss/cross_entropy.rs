@@ -1,6 +1,6 @@
 //! Cross-entropy against classes, smoothed classes and soft targets, with a weight per sample.
 
-use candle_core::{D, Device, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::log_softmax;
 
@@ -13,6 +13,15 @@ use super::log_softmax;
 /// If a label is not a class: a slip of the caller, since data checks its labels.
 pub fn one_hot(labels: &[u32], classes: usize, device: &Device) -> Result<Tensor> {
     smoothed_one_hot(labels, classes, 0.0, device)
+}
+
+/// [`one_hot`] of labels that are a tensor, `[n]` of `u32`, where they lie.
+///
+/// # Errors
+/// candle's.
+pub fn one_hot_of(labels: &Tensor, classes: usize) -> Result<Tensor> {
+    let all = Tensor::arange(0, classes as u32, labels.device())?;
+    labels.unsqueeze(1)?.broadcast_eq(&all.unsqueeze(0)?)?.to_dtype(DType::F32)
 }
 
 /// One-hot rows of which a share `smoothing` is spread evenly over all classes, the right one among them
@@ -65,6 +74,8 @@ mod tests {
     fn equals_torch() {
         let (a, _) = logits();
         let loss = cross_entropy(&a, &one_hot(&[0, 2], 3, &Device::Cpu).unwrap()).unwrap();
+        let found = one_hot_of(&Tensor::new(&[0_u32, 2], &Device::Cpu).unwrap(), 3).unwrap();
+        assert_eq!(found.to_vec2::<f32>().unwrap(), [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]);
         close(&loss, &[2.648_148_3]);
     }
 

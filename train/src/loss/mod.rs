@@ -10,7 +10,7 @@ mod divergence;
 use candle_core::{D, Result, Tensor};
 
 pub use contrast::{graph_cross_entropy, pseudo_label_graph, similarity, unit_rows};
-pub use cross_entropy::{cross_entropy, one_hot, smoothed_one_hot, weighted_cross_entropy};
+pub use cross_entropy::{cross_entropy, one_hot, one_hot_of, smoothed_one_hot, weighted_cross_entropy};
 pub use divergence::{kl, mean_squared_error, softmax_mse};
 
 /// Logarithm of the softmax over the last dimension.

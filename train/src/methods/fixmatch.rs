@@ -63,8 +63,7 @@ impl FixMatch {
 
         let guesses = loss::softmax(&weak.detach())?;
         let mask = loss::confident(&guesses, self.tau)?;
-        let pseudo_labels: Vec<u32> = guesses.argmax(D::Minus1)?.to_vec1()?;
-        let targets = loss::one_hot(&pseudo_labels, classes, weak.device())?;
+        let targets = loss::one_hot_of(&guesses.argmax(D::Minus1)?, classes)?;
         let loss_u = loss::weighted_cross_entropy(strong, &targets, &mask)?;
 
         let total = (&loss_x + (&loss_u * self.lambda_u)?)?;
