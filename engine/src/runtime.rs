@@ -161,6 +161,12 @@ impl Runtime {
         format!("{place}, {}", self.precision.name())
     }
 
+    /// What of the networks run so far may differ in its last bits from run to run: convolutions for which cuDNN has no
+    /// deterministic algorithm. Always empty on the processor.
+    pub fn varying(&self) -> Vec<String> {
+        self.gpu.as_ref().map(|gpu| gpu.varying()).unwrap_or_default()
+    }
+
     /// Where networks of this runtime live.
     pub fn device(&self) -> Device {
         self.device

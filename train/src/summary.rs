@@ -60,6 +60,9 @@ pub struct Summary {
     /// Where the networks lived, and what they computed in.
     #[serde(default)] // summaries from before there was a choice
     pub device: String,
+    /// Passes whose last bits may differ from run to run on that device; empty where a run repeats exactly.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub varying: Vec<String>,
     /// Steps left out because something was not finite.
     pub skipped_steps: u64,
     /// Class names.

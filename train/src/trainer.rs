@@ -537,6 +537,7 @@ impl<'a> Trainer<'a> {
             threads: self.ground.runtime.threads(),
             isa: self.ground.runtime.isa().into(),
             device: self.ground.runtime.describe(),
+            varying: self.ground.runtime.varying(),
             skipped_steps: position.skipped,
             confusion: confusion.unwrap_or_default(),
             classes,

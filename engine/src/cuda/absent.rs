@@ -17,6 +17,10 @@ impl Executor {
         })
     }
 
+    pub(crate) fn varying(&self) -> Vec<String> {
+        match *self {}
+    }
+
     pub(crate) fn describe(&self) -> String {
         match *self {}
     }

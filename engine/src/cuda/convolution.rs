@@ -140,7 +140,6 @@ impl Convolutions {
     }
 
     /// Passes whose results may differ in their last bits from run to run, since cuDNN has no other algorithm for them.
-    #[allow(dead_code)] // until the program says it
     pub(crate) fn varying(&self) -> Vec<String> {
         let varying = self.prepared.iter().filter(|(_, prepared)| prepared.varies);
         let mut names: Vec<String> = varying.map(|(key, _)| name(key)).collect();

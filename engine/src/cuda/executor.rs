@@ -62,6 +62,11 @@ impl Executor {
         format!("{name}, {memory} GiB, compute capability {major}.{minor}")
     }
 
+    /// Passes whose last bits may differ from run to run.
+    pub(crate) fn varying(&self) -> Vec<String> {
+        self.convolutions().varying()
+    }
+
     /// Number format of maps.
     pub(crate) fn maps(&self) -> Format {
         if self.precision == Precision::Bf16 { Format::Bf16 } else { Format::F32 }
