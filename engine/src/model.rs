@@ -148,6 +148,11 @@ impl Model {
             let weights = folding.fold(runtime.pool(), graph, table, &theta, &statistics);
             Packed { structure, weights, frozen, device: None }
         } else {
+            if !matches!(forms, Forms::Fastest(WeightFormat::F32)) {
+                let reason =
+                    "weights are stored otherwise, and observed, on the processor alone; use --device cpu";
+                return Err(EngineError::Device { device: runtime.describe(), reason: reason.into() });
+            }
             let mut home = runtime.home()?;
             home.load(theta, statistics)?;
             Packed { structure, weights: Buffer::default(), frozen, device: Some(Mutex::new(home)) }

@@ -7,7 +7,10 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a test may panic, and says how near it came
 
 use candle_core::{Device as CandleDevice, Tensor};
-use engine::{BatchNormMode, Device, Fwd, Grad, Images, Model, Net, Optimizer, Precision, Runtime, Step};
+use engine::{
+    BatchNormMode, Device, Fwd, Grad, Images, Model, Net, Observer, Optimizer, Precision, Runtime, Step,
+    WeightFormat,
+};
 use models::{Graph, Stem, Task, Weights, formula, zoo};
 
 const SIZE: usize = 32;
@@ -199,6 +202,15 @@ fn a_model_on_the_gpu_answers_as_on_the_processor() {
             assert!(found < bound, "{} round {round}: {found:e}", precision.name());
         }
     }
+}
+
+#[test]
+fn what_only_the_processor_does_is_refused() {
+    let graph = graph("small-cnn-2");
+    let (weights, gpu) = (formula::weights(&graph, 1.0), gpu(Precision::F32));
+    let error = Model::with_format(&graph, &weights, WeightFormat::Bf16, &gpu).unwrap_err().to_string();
+    assert!(error.contains("--device cpu"), "{error}");
+    assert!(Observer::new(&graph, &weights, &gpu).is_err());
 }
 
 #[test]
