@@ -60,17 +60,24 @@ impl Gpu {
     }
 }
 
-/// candle's device with one real stream. Its libraries are looked for here, and one that is not there is a panic.
+/// candle's device with one real stream.
 #[cfg(feature = "cuda")]
 fn candle(index: usize) -> Result<candle_core::Device, String> {
+    // What is not there is a panic later on, whose message would reach the user before ours.
+    // SAFETY: loads the libraries, whose initialization is the vendor's.
+    let found = unsafe { [cudarc::cublas::sys::is_culib_present(), cudarc::curand::sys::is_culib_present()] };
+    let libraries = ["cuBLAS (libcublas.so)", "cuRAND (libcurand.so)"];
+    if let Some((library, _)) = libraries.iter().zip(found).find(|(_, found)| !found) {
+        let mend = "put the folder of CUDA's libraries into LD_LIBRARY_PATH, or use --device cpu";
+        return Err(format!("{library} is not found; {mend}"));
+    }
+    // One of another CUDA may lack a function, which is a panic too.
     let opened = std::panic::catch_unwind(|| candle_core::Device::new_cuda_with_stream(index));
     match opened {
         Ok(device) => device.map_err(|error| format!("{error}; use --device cpu")),
-        Err(_) => Err(
-            "cuBLAS or cuRAND is not found (libcublas.so, libcurand.so); put the folder of CUDA's libraries \
-                       into LD_LIBRARY_PATH, or use --device cpu"
-                .into(),
-        ),
+        Err(_) => {
+            Err("cuBLAS or cuRAND does not fit this build; install CUDA 12 or 13, or use --device cpu".into())
+        }
     }
 }
 
