@@ -76,8 +76,10 @@ class Side:
         try:
             found = self.lines.get(timeout=max(seconds, 0.1))
         except queue.Empty:
+            self.end()  # or a late answer would be taken for the next one
             raise Failed("not ready in time" if self.ready is None else f"no answer in {seconds:.0f} s") from None
         if found is None:
+            self.lines.put(None)  # for whoever asks again
             with open(self.log) as log:
                 last = [line.strip() for line in log if line.strip()][-3:]
             raise Failed(f"ended: {' | '.join(last) or 'without a word'}"[:600])
