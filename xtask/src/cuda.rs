@@ -15,8 +15,7 @@ use crate::{Result, answers, cargo, root, run as run_command, tools};
 pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// The engine's tests of whole networks, which run on the device that `DISTILL_TEST_DEVICE` names.
-pub const NETWORK_TESTS: [&str; 8] =
-    ["--test", "network", "--test", "gradients", "--test", "zoo", "--test", "torchvision"];
+pub const NETWORK_TESTS: [&str; 4] = ["network", "gradients", "zoo", "torchvision"];
 
 /// The program's tests that train on a GPU.
 const PROGRAM_TESTS: [&str; 3] = ["--test", "end_to_end", "gpu::"];

@@ -1,6 +1,9 @@
 //! `cargo xtask test`: every test of the workspace, with what they need besides Rust fetched first.
 
-use std::process::Command;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
 
 use crate::{Result, clients, cuda, onnxruntime, root, run as run_command};
 
@@ -51,7 +54,35 @@ pub fn run(arguments: &[String]) -> Result {
         return Ok(());
     }
     cuda::self_test()?;
-    run_command(cargo_test().args(cuda::NETWORK_TESTS).env("DISTILL_TEST_DEVICE", "cuda"))
+    for program in network_tests(&mut cargo_test())? {
+        println!("on the emulated GPU: {}", program.display());
+        let mut command = Command::new(program);
+        cuda::on_emulator(&mut command, &emulator);
+        run_command(command.current_dir(root().join("engine")).env("DISTILL_TEST_DEVICE", "cuda"))?;
+    }
+    Ok(())
+}
+
+/// The engine's programs that test whole networks, as `cargo_test` has built them. (Asked for by `--test`, cargo would build
+/// most of their dependencies once more, with other features.)
+fn network_tests(cargo_test: &mut Command) -> Result<Vec<PathBuf>> {
+    let output = cargo_test.args(["--no-run", "--message-format", "json"]).stderr(Stdio::inherit()).output();
+    let output = output.map_err(|error| format!("cannot run cargo: {error}"))?;
+    let found: Vec<PathBuf> =
+        String::from_utf8_lossy(&output.stdout).lines().filter_map(network_test).collect();
+    if found.len() == cuda::NETWORK_TESTS.len() {
+        return Ok(found);
+    }
+    Err(format!("expected programs of the tests {:?}, found {found:?}", cuda::NETWORK_TESTS))
+}
+
+/// The program that a line of cargo's JSON tells of, if it is one of those.
+fn network_test(line: &str) -> Option<PathBuf> {
+    let message: Value = serde_json::from_str(line).ok()?;
+    let is_engines = message["package_id"].as_str()?.contains("distill-engine");
+    let name = message["target"]["name"].as_str()?;
+    let program = message["executable"].as_str()?;
+    (is_engines && cuda::NETWORK_TESTS.contains(&name)).then(|| program.into())
 }
 
 /// Whether the browser's tests are to be left out, and the arguments without that wish.
@@ -89,6 +120,20 @@ mod tests {
 
     fn words(line: &str) -> Vec<String> {
         line.split_whitespace().map(String::from).collect()
+    }
+
+    #[test]
+    fn network_tests_are_found_in_cargos_messages() {
+        let line = |package: &str, name: &str, program: &str| {
+            format!(
+                r#"{{"reason":"compiler-artifact","package_id":"path+file:///d/{package}","target":{{"name":"{name}"}},"executable":{program}}}"#
+            )
+        };
+        let engine = "engine#distill-engine@0.1.0";
+        assert_eq!(network_test(&line(engine, "zoo", r#""/t/zoo-1""#)), Some("/t/zoo-1".into()));
+        assert_eq!(network_test(&line(engine, "memory", r#""/t/memory-1""#)), None);
+        assert_eq!(network_test(&line("train#distill-train@0.1.0", "gradients", r#""/t/g""#)), None);
+        assert_eq!(network_test(&line(engine, "zoo", "null")), None);
     }
 
     #[test]
