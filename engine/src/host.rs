@@ -50,7 +50,7 @@ impl Host {
 pub(crate) fn another_device() -> EngineError {
     EngineError::Device {
         device: "of the other network".into(),
-        reason: "both networks must live on the same device; make them with the same runtime".into(),
+        reason: "both networks must live on the same device, made with the same runtime".into(),
     }
 }
 

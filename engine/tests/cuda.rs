@@ -218,6 +218,9 @@ fn networks_of_two_devices_do_not_mix() {
     let (ours, theirs) = (net("small-cnn-2", &gpu(Precision::F32)), net("small-cnn-2", &cpu()));
     let error = ours.copy_from(&theirs).unwrap_err().to_string();
     assert!(error.contains("same device"), "{error}");
+    // Another stream of the same device: nothing would order what both touch.
+    let apart = net("small-cnn-2", &gpu(Precision::F32));
+    assert!(ours.copy_from(&apart).unwrap_err().to_string().contains("same runtime"));
 }
 
 #[test]

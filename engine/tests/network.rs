@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)] // a test may panic
 
 use candle_core::{Device as CandleDevice, Tensor, Var};
-use engine::{BatchNormMode, EngineError, Fwd, Grad, Net, Optimizer, Step};
+use engine::{BatchNormMode, EngineError, Fwd, Grad, Net, Optimizer, Runtime, Step};
 use models::{Activation, BatchNorm, Conv2d, Graph, Linear, Op, Pool2d, Weights};
 
 mod support;
@@ -58,7 +58,11 @@ fn graph(noise: bool) -> Graph {
 }
 
 fn net(noise: bool, threads: usize) -> Net {
-    Net::new(graph(noise), &runtime(threads), 11).unwrap()
+    net_on(noise, &runtime(threads))
+}
+
+fn net_on(noise: bool, runtime: &Runtime) -> Net {
+    Net::new(graph(noise), runtime, 11).unwrap()
 }
 
 fn pixels(batch: usize) -> Vec<f32> {
@@ -323,7 +327,8 @@ fn a_resumed_network_goes_on_with_the_same_bits() {
 
 #[test]
 fn an_average_follows_and_copies_statistics() {
-    let (net, average) = (net(false, 2), net(false, 2));
+    let runtime = runtime(2);
+    let (net, average) = (net_on(false, &runtime), net_on(false, &runtime));
     let start = net.weights().unwrap();
     three_steps(&net, Some(&average));
     let (weights, averaged) = (net.weights().unwrap(), average.weights().unwrap());
@@ -334,7 +339,7 @@ fn an_average_follows_and_copies_statistics() {
     assert!(net.update(&sgd(Some(&net))).is_err());
     average.copy_from(&net).unwrap();
     assert_eq!(average.weights().unwrap(), weights);
-    let other = Net::new(graph(true), &runtime(1), 0).unwrap();
+    let other = Net::new(graph(true), &runtime, 0).unwrap();
     assert!(other.copy_from(&net).is_err());
 }
 

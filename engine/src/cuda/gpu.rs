@@ -47,7 +47,7 @@ impl Gpu {
             let context = CudaContext::new(index).map_err(|error| missing(explain(&error)))?;
             context.new_stream().map_err(|error| missing(explain(&error)))?
         };
-        // SAFETY: all of a process runs on this one stream, which orders everything that touches a block.
+        // SAFETY: all of a runtime runs on this one stream, which orders everything that touches a block.
         unsafe { stream.context().disable_event_tracking() };
         let load = || stream.context().load_module(Ptx::from_binary(KERNELS.to_vec()));
         let module = load().map_err(|error| missing(explain(&error)))?;

@@ -2,7 +2,7 @@
 //! memory. Convolutions are cuDNN's, all else runs in kernels of our own; both are found when the program runs, so that
 //! one program starts with and without a GPU.
 //!
-//! Everything of a process runs on one stream, so that what is launched later sees what was launched before. Nothing is
+//! Everything of a runtime runs on one stream, so that what is launched later sees what was launched before. Nothing is
 //! allocated once a plan has run. Never here: losses, or what a plan fuses.
 
 mod constants;

@@ -99,8 +99,16 @@ impl OnGpu {
         })
     }
 
-    fn of(other: &dyn Any) -> Result<&Self> {
-        other.downcast_ref().ok_or_else(another_device)
+    /// Another network on the same stream: on two, nothing would order what both touch.
+    fn of<'a>(&self, other: &'a dyn Any) -> Result<&'a Self> {
+        let other = other.downcast_ref::<Self>().ok_or_else(another_device)?;
+        if Arc::ptr_eq(&self.executor, &other.executor) { Ok(other) } else { Err(another_device()) }
+    }
+
+    /// See [`OnGpu::of`].
+    fn of_mut<'a>(&self, other: &'a mut dyn Any) -> Result<&'a mut Self> {
+        let other = other.downcast_mut::<Self>().ok_or_else(another_device)?;
+        if Arc::ptr_eq(&self.executor, &other.executor) { Ok(other) } else { Err(another_device()) }
     }
 
     fn memory(&self, floats: usize) -> Result<Memory> {
@@ -419,7 +427,7 @@ impl Home for OnGpu {
     }
 
     fn copy_from(&mut self, other: &dyn Home) -> Result<()> {
-        let other = Self::of(other.as_any())?;
+        let other = self.of(other.as_any())?;
         let Some(from) = &other.vectors else { return Ok(()) };
         let parameters = self.parameters()?;
         parameters.theta.copy_from(&from.theta)?;
@@ -514,7 +522,7 @@ impl Home for OnGpu {
             None => Ptr::NONE,
             Some((average, decay)) => {
                 scalars.average_decay = decay;
-                let average: &mut Self = average.as_any_mut().downcast_mut().ok_or_else(another_device)?;
+                let average = self.of_mut(average.as_any_mut())?;
                 let followed = average.parameters()?;
                 followed.statistics.copy_from(&self.parameters()?.statistics)?;
                 followed.stale = true;
