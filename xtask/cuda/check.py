@@ -19,12 +19,14 @@ PART_SECONDS = 530
 SUITES = [
     ("kernels", "tests-engine", ["cuda::"], 150),
     ("a step on the GPU against the processor's", "tests-cuda", ["--test-threads=1"], 150),
+    ("candle's tensors on the GPU", "tests-cuda_tensors", ["--test-threads=1"], 60),
     ("gradients against PyTorch's", "tests-gradients", [], 60),
     ("networks", "tests-network", [], 60),
     ("logits against torchvision's", "tests-torchvision", [], 60),
     ("every network of the zoo", "tests-zoo", [], 200),
 ]
-TINY_SKIPS = {"tests-zoo", "tests-torchvision"}
+# Too slow for the emulator, or nothing there.
+TINY_SKIPS = {"tests-zoo", "tests-torchvision", "tests-cuda_tensors"}
 BANDWIDTH = ["bandwidth", "--ignored", "--nocapture", "--test-threads=1"]
 VERSIONS = """import torch
 print("torch", torch.__version__, "CUDA", torch.version.cuda, "cuDNN", torch.backends.cudnn.version())

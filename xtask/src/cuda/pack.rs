@@ -18,7 +18,7 @@ const SCRIPTS: [&str; 4] =
 /// Whose they are.
 const PACKAGES: [&str; 3] = ["--package=distill-cli", "--package=distill-engine", "--package=distill-train"];
 /// The engine's tests that mean a GPU; its unit tests come beside them.
-const TESTS: [&str; 5] = ["cuda", "gradients", "network", "torchvision", "zoo"];
+const TESTS: [&str; 6] = ["cuda", "cuda_tensors", "gradients", "network", "torchvision", "zoo"];
 /// What a folder may weigh, data not counted.
 const MOST_BYTES: u64 = 40 << 20;
 
