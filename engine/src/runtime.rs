@@ -63,6 +63,11 @@ impl Precision {
         Self::NAMES[self as usize]
     }
 
+    /// Number format of maps.
+    pub(crate) fn maps(self) -> Format {
+        if self == Precision::Bf16 { Format::Bf16 } else { Format::F32 }
+    }
+
     /// What a device computes in if nothing else is asked for.
     pub fn of(device: Device) -> Self {
         match device {
@@ -231,7 +236,7 @@ impl Runtime {
 
     /// Number format of maps.
     pub(crate) fn maps(&self) -> Format {
-        if self.precision == Precision::Bf16 { Format::Bf16 } else { Format::F32 }
+        self.precision.maps()
     }
 
     /// Whether batch norm is folded into the weights where nothing is trained.

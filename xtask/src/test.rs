@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::{Result, clients, cuda, onnxruntime, root, run as run_command};
+use crate::{Result, cargo, clients, cuda, onnxruntime, root, run as run_command};
 
 /// What is built besides the default. One list for all of a run's tests: another would build most of it again.
 const FEATURES: &str = "distill-cli/candle-onnx,distill-cli/cuda-core";
@@ -23,11 +23,10 @@ pub fn run(arguments: &[String]) -> Result {
     let python = clients::python()?;
     println!("ONNX Runtime: {}\nprotoc: {}", library.display(), protoc.display());
     println!("Python of the client tests: {}", python.display());
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let emulator = cuda::emulator()?;
     println!("CUDA emulator: {}", emulator.display());
     let cargo_test = || {
-        let mut command = Command::new(&cargo);
+        let mut command = Command::new(cargo());
         command
             .current_dir(root())
             .args(["test", "--workspace", "--features", FEATURES])

@@ -69,7 +69,7 @@ impl Executor {
 
     /// Number format of maps.
     pub(crate) fn maps(&self) -> Format {
-        if self.precision == Precision::Bf16 { Format::Bf16 } else { Format::F32 }
+        self.precision.maps()
     }
 
     /// candle's device on the same stream.

@@ -289,9 +289,22 @@ fn for_each_weight(shape: &ConvShape, order: WeightOrder, len: usize, mut visit:
 pub fn scale_outputs(shape: &ConvShape, order: WeightOrder, packed: &mut [f32], factors: &[f32]) {
     assert_eq!(packed.len(), order.len(shape), "packed weights of {shape:?}");
     assert_eq!(factors.len(), shape.out_channels, "factors of {shape:?}");
-    let len = shape.out_channels * shape.taps() * shape.group_inputs();
-    let per_output = shape.taps() * shape.group_inputs();
-    for_each_weight(shape, order, len, |torch, engine| packed[engine] *= factors[torch / per_output]);
+    if shape.is_depthwise() {
+        let scale = |(weight, factor): (&mut f32, &f32)| *weight *= factor;
+        return packed
+            .chunks_exact_mut(factors.len())
+            .for_each(|tap| tap.iter_mut().zip(factors).for_each(scale));
+    }
+    if order == WeightOrder::Ohwi {
+        let outputs = packed.chunks_exact_mut(shape.taps() * shape.group_inputs()).zip(factors);
+        return outputs.for_each(|(weights, factor)| weights.iter_mut().for_each(|weight| *weight *= factor));
+    }
+    let blocks = factors.chunks(shape.group_outputs()).flat_map(|group| group.chunks(BLOCK));
+    for (block, factors) in packed.chunks_exact_mut(shape.block_len()).zip(blocks) {
+        for weights in block.chunks_exact_mut(BLOCK) {
+            weights.iter_mut().zip(factors).for_each(|(weight, factor)| *weight *= factor);
+        }
+    }
 }
 
 /// `y = activation(conv(x, weight) + bias + residual)`. Overwrites `y`.
