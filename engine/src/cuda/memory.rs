@@ -57,6 +57,11 @@ impl Memory {
         self.bytes
     }
 
+    /// How many f32 it holds.
+    pub(crate) fn floats(&self) -> usize {
+        self.bytes / 4
+    }
+
     /// Copies `values` to its start, behind everything that was launched before; `values` are free when this returns.
     pub(crate) fn write<T: Plain>(&self, values: &[T]) -> Result<()> {
         assert!(size_of_val(values) <= self.bytes, "{} values into {} bytes", values.len(), self.bytes);

@@ -3,14 +3,18 @@
 use std::any::Any;
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cudarc::driver::CudaStream;
 
 use super::constants::Constants;
 use super::executor::Executor;
 use super::kernels::{Kernels, Piece, Scalars, SquareSum, Vectors};
 use super::memory::{Memory, bind, failed};
 use super::recording::Recordings;
-use super::slot::{Cotangent, Floats, Given, Recorded, Slot};
+use super::slot::{Cotangent, Floats, Given, PlanId, Recorded, Slot};
 use super::steps::{Gradients, Steps, scratch};
 use super::{Format, Ptr};
 use crate::buffer::Buffer;
@@ -32,7 +36,7 @@ pub(crate) struct OnGpu {
     steps: u64,
     updating: Updating,
     plans: HashMap<PlanId, Planned>,
-    kept: HashMap<Ticket, Kept>,
+    kept: HashMap<Ticket, Slot>,
     tickets: u64,
 }
 
@@ -47,8 +51,6 @@ struct Parameters {
     /// The statistics as they were before the first forward that moved them since the last update.
     before: Memory,
     moved: bool,
-    theta_len: usize,
-    statistics_len: usize,
 }
 
 impl Parameters {
@@ -67,20 +69,12 @@ struct Updating {
     squares: Option<Memory>,
 }
 
-/// A plan by its address, which [`Planned`] keeps alive.
-type PlanId = usize;
-
 /// A plan with what its runs work in.
 struct Planned {
     /// Keeps the address its own.
     _plan: Arc<Plan>,
     constants: Arc<Constants>,
     idle: Vec<Slot>,
-}
-
-struct Kept {
-    plan: PlanId,
-    slot: Slot,
 }
 
 impl OnGpu {
@@ -125,7 +119,7 @@ impl OnGpu {
         let executor = Arc::clone(&self.executor);
         let parameters = self.parameters()?;
         if let (true, Some(shadow)) = (parameters.stale, &parameters.shadow) {
-            let (theta, len) = (parameters.theta.at(), parameters.theta_len);
+            let (theta, len) = (parameters.theta.at(), parameters.theta.floats());
             // SAFETY: both vectors have that length.
             unsafe { executor.kernels.convert(Format::Bf16, theta, shadow.at(), len)? };
         }
@@ -134,40 +128,42 @@ impl OnGpu {
     }
 
     /// A plan, ready to run.
-    fn planned(&mut self, call: &Call<'_>) -> Result<PlanId> {
-        let id = Arc::as_ptr(call.plan) as PlanId;
-        if !self.plans.contains_key(&id) {
-            self.executor.prepare(call.plan)?;
-            let constants = Arc::new(Constants::new(self.executor.stream(), call.plan)?);
-            let planned = Planned { _plan: Arc::clone(call.plan), constants, idle: Vec::new() };
-            self.plans.insert(id, planned);
+    fn planned(&mut self, call: &Call<'_>) -> Result<&mut Planned> {
+        match self.plans.entry(Arc::as_ptr(call.plan) as PlanId) {
+            Entry::Occupied(known) => Ok(known.into_mut()),
+            Entry::Vacant(place) => {
+                self.executor.prepare(call.plan)?;
+                let constants = Arc::new(Constants::new(self.executor.stream(), call.plan)?);
+                Ok(place.insert(Planned { _plan: Arc::clone(call.plan), constants, idle: Vec::new() }))
+            }
         }
-        Ok(id)
     }
 
     /// An idle slot of a plan, or a new one.
     fn take_slot(&mut self, call: &Call<'_>) -> Result<Slot> {
-        let id = self.planned(call)?;
-        if let Some(slot) = self.plans.get_mut(&id).and_then(|planned| planned.idle.pop()) {
+        let planned = self.planned(call)?;
+        if let Some(slot) = planned.idle.pop() {
             return Ok(slot);
         }
+        let constants = Arc::clone(&planned.constants);
         let (plan, stream) = (call.plan, self.executor.stream());
         let pictures = plan.batch * call.structure.graph.input_shape().elements();
         let picture_gradient = plan.image_gradient.then(|| self.memory(pictures)).transpose()?;
         Ok(Slot {
+            plan: Arc::as_ptr(plan) as PlanId,
             arena: self.memory(plan.arena_len)?,
             pictures: self.memory(pictures)?,
             joint: self.memory(plan.output_len)?,
             picture_gradient,
             key: Memory::zeros(stream, 8)?,
             scratch: self.executor.scratch(scratch(plan))?,
-            constants: Arc::clone(&self.plans[&id].constants),
+            constants,
             recordings: Recordings::default(),
         })
     }
 
-    fn give_back(&mut self, plan: PlanId, slot: Slot) {
-        if let Some(planned) = self.plans.get_mut(&plan) {
+    fn give_back(&mut self, slot: Slot) {
+        if let Some(planned) = self.plans.get_mut(&slot.plan) {
             planned.idle.push(slot);
         }
     }
@@ -184,17 +180,16 @@ impl OnGpu {
         bind(executor.stream())?;
         self.refresh()?;
         let mut slot = self.take_slot(call)?;
-        let id = Arc::as_ptr(call.plan) as PlanId;
         let ran = self.forward_in(&mut slot, call, given, joint, timings);
         match ran {
             Ok(()) if call.keep => {
                 self.tickets += 1;
                 let ticket = Ticket(self.tickets);
-                self.kept.insert(ticket, Kept { plan: id, slot });
+                self.kept.insert(ticket, slot);
                 Ok(Some(ticket))
             }
             ran => {
-                self.give_back(id, slot);
+                self.give_back(slot);
                 ran.map(|()| None)
             }
         }
@@ -209,8 +204,7 @@ impl OnGpu {
         timings: Option<&mut Timings>,
     ) -> Result<()> {
         let executor = Arc::clone(&self.executor);
-        let pictures = slot.take_pictures(&executor, given)?;
-        slot.key.write(&[call.draws.key()])?;
+        let pictures = slot.take(&executor, call, given)?;
         if call.update {
             self.save_statistics()?;
         }
@@ -256,10 +250,10 @@ impl OnGpu {
         images: Option<Floats<'_>>,
         timings: Option<&mut Timings>,
     ) -> Result<()> {
-        let Some(Kept { plan, mut slot }) = self.kept.remove(&ticket) else { return Ok(()) };
+        let Some(mut slot) = self.kept.remove(&ticket) else { return Ok(()) };
         bind(self.executor.stream())?;
         let ran = self.backward_in(&mut slot, call, joint, written, images, timings);
-        self.give_back(plan, slot);
+        self.give_back(slot);
         ran
     }
 
@@ -274,15 +268,11 @@ impl OnGpu {
     ) -> Result<()> {
         let executor = Arc::clone(&self.executor);
         joint.copy_to(&slot.joint)?;
-        if self.gradient.is_none() {
-            self.gradient = Some(self.memory(self.parameters_len()?)?);
-        }
-        let gradient = self.gradient.as_ref().map_or(Ptr::NONE, Memory::at);
+        let gradient = self.gradient()?;
         let (constants, convolutions) = (Arc::clone(&slot.constants), executor.convolutions());
         let to_pictures = slot.picture_gradient.as_ref().map_or(Ptr::NONE, Memory::at);
         let (at, seeds) = (slot.addresses(self.parameters()?.addresses()), slot.joint.at());
         let steps = Steps::new(&executor, &convolutions, &constants, call, at);
-        let before = written.to_vec();
         let launch = |written: &mut [bool], mut timings: Option<&mut Timings>| {
             // SAFETY: the addresses are those of a slot of this plan, and of vectors of its network.
             unsafe { steps.seeds(seeds)? };
@@ -299,8 +289,8 @@ impl OnGpu {
         match timings {
             Some(timings) => launch(written, Some(timings))?,
             None => {
-                let key = Recorded::Backward { written: before.clone() };
-                slot.recordings.run(executor.stream(), key, || launch(&mut before.clone(), None))?;
+                let key = Recorded::Backward { written: written.to_vec() };
+                slot.recordings.run(executor.stream(), key, || launch(&mut written.to_vec(), None))?;
                 for parameter in call.plan.trained() {
                     written[parameter] = true;
                 }
@@ -312,12 +302,10 @@ impl OnGpu {
         }
     }
 
-    fn parameters_len(&self) -> Result<usize> {
-        let stream = self.executor.stream();
-        self.vectors
-            .as_ref()
-            .map(|parameters| parameters.theta_len)
-            .ok_or_else(|| failed(stream, "the network has no weights yet"))
+    /// The gradient of theta, zeros at first.
+    fn gradient(&mut self) -> Result<Ptr> {
+        let bytes = self.parameters()?.theta.bytes();
+        ready(&mut self.gradient, self.executor.stream(), bytes).map(Memory::at)
     }
 
     /// The pieces of theta with flags for the active segments, on the device.
@@ -340,11 +328,9 @@ impl OnGpu {
     fn launch_squares(&mut self, structure: &Structure, active: &[bool]) -> Result<Ptr> {
         let (pieces, count) = self.pieces(structure, active)?;
         let executor = Arc::clone(&self.executor);
-        if self.updating.squares.is_none() {
-            self.updating.squares = Some(Memory::zeros(executor.stream(), size_of::<SquareSum>())?);
-        }
-        let squares = self.updating.squares.as_ref().map_or(Ptr::NONE, Memory::at);
-        let gradient = self.gradient.as_ref().map_or(Ptr::NONE, Memory::at);
+        let gradient = self.gradient()?;
+        let place = &mut self.updating.squares;
+        let squares = ready(place, executor.stream(), size_of::<SquareSum>())?.at();
         let scratch = executor.scratch(Kernels::square_sum_scratch(count))?;
         // SAFETY: the gradient is as long as the pieces say; the scratch memory is that of this count.
         unsafe { executor.kernels.square_sum(pieces, count, gradient, scratch, squares)? };
@@ -352,16 +338,24 @@ impl OnGpu {
     }
 }
 
+/// The block in `place`, made of zeros if there is none yet.
+fn ready<'a>(place: &'a mut Option<Memory>, stream: &Arc<CudaStream>, bytes: usize) -> Result<&'a Memory> {
+    Ok(match place {
+        Some(memory) => memory,
+        None => place.insert(Memory::zeros(stream, bytes)?),
+    })
+}
+
 /// Runs `work`, and adds its time to `total` if there is one: the device is waited for then.
 fn timed(
-    stream: &Arc<cudarc::driver::CudaStream>,
-    total: Option<&mut std::time::Duration>,
+    stream: &Arc<CudaStream>,
+    total: Option<&mut Duration>,
     work: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     let Some(total) = total else { return work() };
     let wait = || stream.synchronize().map_err(|error| failed(stream, &error.to_string()));
     wait()?;
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     work()?;
     wait()?;
     *total += start.elapsed();
@@ -388,8 +382,6 @@ impl Home for OnGpu {
                 statistics: self.memory(statistics.len())?,
                 before: self.memory(statistics.len())?,
                 moved: false,
-                theta_len: theta.len(),
-                statistics_len: statistics.len(),
             });
         }
         let parameters = self.parameters()?;
@@ -401,15 +393,15 @@ impl Home for OnGpu {
 
     fn read(&self, vector: Vector) -> Result<Cow<'_, [f32]>> {
         let Some(parameters) = &self.vectors else { return Ok(Cow::Borrowed(&[])) };
-        let theta = parameters.theta_len;
-        let (memory, len) = match vector {
-            Vector::Theta => (Some(&parameters.theta), theta),
-            Vector::Statistics => (Some(&parameters.statistics), parameters.statistics_len),
-            Vector::Gradient => (self.gradient.as_ref(), theta),
-            Vector::First => (self.first.as_ref(), theta),
-            Vector::Second => (self.second.as_ref(), theta),
+        let memory = match vector {
+            Vector::Theta => Some(&parameters.theta),
+            Vector::Statistics => Some(&parameters.statistics),
+            Vector::Gradient => self.gradient.as_ref(),
+            Vector::First => self.first.as_ref(),
+            Vector::Second => self.second.as_ref(),
         };
-        Ok(memory.map(|memory| memory.read(len)).transpose()?.unwrap_or_default().into())
+        let values = memory.map(|memory| memory.read(memory.floats())).transpose()?;
+        Ok(values.unwrap_or_default().into())
     }
 
     fn steps(&self) -> u64 {
@@ -460,8 +452,8 @@ impl Home for OnGpu {
     }
 
     fn release(&mut self, ticket: Ticket) {
-        if let Some(Kept { plan, slot }) = self.kept.remove(&ticket) {
-            self.give_back(plan, slot);
+        if let Some(slot) = self.kept.remove(&ticket) {
+            self.give_back(slot);
         }
     }
 
@@ -470,7 +462,7 @@ impl Home for OnGpu {
         self.refresh()?;
         let slot = self.take_slot(call)?;
         let found = self.look_for_non_finite(&slot, call, images);
-        self.give_back(Arc::as_ptr(call.plan) as PlanId, slot);
+        self.give_back(slot);
         found
     }
 
@@ -506,11 +498,8 @@ impl Home for OnGpu {
         average: Option<(&mut dyn Home, f32)>,
     ) -> Result<()> {
         let executor = Arc::clone(&self.executor);
-        let len = self.parameters_len()?;
-        self.make_moments(rule.optimizer, len)?;
-        if self.gradient.is_none() {
-            self.gradient = Some(self.memory(len)?);
-        }
+        let gradient = self.gradient()?;
+        let [first, second] = self.moments(rule.optimizer)?;
         let mut scalars =
             Scalars::new(rule.optimizer, rule.lr, rule.weight_decay, rule.scale, self.steps + 1);
         let mut squares = None;
@@ -531,8 +520,6 @@ impl Home for OnGpu {
         };
         let (pieces, count) = self.pieces(structure, rule.active)?;
         let scalars = self.scalars(scalars)?;
-        let at = |memory: &Option<Memory>| memory.as_ref().map_or(Ptr::NONE, Memory::at);
-        let (gradient, first, second) = (at(&self.gradient), at(&self.first), at(&self.second));
         let parameters = self.parameters()?;
         let vectors = Vectors {
             theta: parameters.theta.at(),
@@ -540,7 +527,7 @@ impl Home for OnGpu {
             first,
             second,
             average: followed,
-            shadow: at(&parameters.shadow),
+            shadow: parameters.shadow.as_ref().map_or(Ptr::NONE, Memory::at),
         };
         // The update writes the shadow of what it moves; a shadow that was stale stays so, for the rest of it.
         // SAFETY: all vectors are as long as the pieces say.
@@ -559,7 +546,7 @@ impl Home for OnGpu {
     fn memory(&self) -> TrainingMemory {
         let bytes = |memory: &Option<Memory>| memory.as_ref().map_or(0, |memory| memory.bytes() as u64);
         let slots = self.plans.values().flat_map(|planned| &planned.idle);
-        let slots = slots.chain(self.kept.values().map(|kept| &kept.slot));
+        let slots = slots.chain(self.kept.values());
         let parameters = self.vectors.as_ref();
         TrainingMemory {
             parameters: parameters
@@ -574,26 +561,21 @@ impl Home for OnGpu {
 }
 
 impl OnGpu {
-    /// Makes room for what `optimizer` remembers, as zeros.
-    fn make_moments(&mut self, optimizer: Optimizer, len: usize) -> Result<()> {
-        if self.first.is_none() {
-            self.first = Some(self.memory(len)?);
-        }
+    /// What `optimizer` remembers, zeros at first; [`Ptr::NONE`] for a second moment that it has not.
+    fn moments(&mut self, optimizer: Optimizer) -> Result<[Ptr; 2]> {
+        let (bytes, stream) = (self.parameters()?.theta.bytes(), self.executor.stream());
+        let first = ready(&mut self.first, stream, bytes)?.at();
         if optimizer.moments() < 2 {
             self.second = None;
-        } else if self.second.is_none() {
-            self.second = Some(self.memory(len)?);
+            return Ok([first, Ptr::NONE]);
         }
-        Ok(())
+        Ok([first, ready(&mut self.second, stream, bytes)?.at()])
     }
 
     fn scalars(&mut self, scalars: Scalars) -> Result<Ptr> {
-        if self.updating.scalars.is_none() {
-            self.updating.scalars = Some(Memory::zeros(self.executor.stream(), size_of::<Scalars>())?);
-        }
-        let memory = self.updating.scalars.as_ref();
-        memory.map_or(Ok(()), |memory| memory.write(&[scalars]))?;
-        Ok(memory.map_or(Ptr::NONE, Memory::at))
+        let memory = ready(&mut self.updating.scalars, self.executor.stream(), size_of::<Scalars>())?;
+        memory.write(&[scalars])?;
+        Ok(memory.at())
     }
 
     fn look_for_non_finite(
@@ -603,8 +585,7 @@ impl OnGpu {
         images: Images<'_>,
     ) -> Result<Option<usize>> {
         let executor = Arc::clone(&self.executor);
-        let pictures = slot.take_pictures(&executor, Given::Host(images))?;
-        slot.key.write(&[call.draws.key()])?;
+        let pictures = slot.take(&executor, call, Given::Host(images))?;
         let convolutions = executor.convolutions();
         let at = slot.addresses(self.parameters()?.addresses());
         let steps = Steps::new(&executor, &convolutions, &slot.constants, call, at);

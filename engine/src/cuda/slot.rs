@@ -8,11 +8,16 @@ use super::memory::Memory;
 use super::recording::Recordings;
 use super::steps::{Addresses, Pictures};
 use super::{Format, Ptr};
+use crate::home::Call;
 use crate::plan::{Plan, ValueId};
 use crate::{Images, Result};
 
+/// A plan by its address, which whoever keeps slots keeps alive too.
+pub(crate) type PlanId = usize;
+
 /// The memory of one run. Runs of a plan that are kept at once have a slot each.
 pub(crate) struct Slot {
+    pub plan: PlanId,
     pub arena: Memory,
     /// Pictures as they were given, u8 or f32.
     pub pictures: Memory,
@@ -73,8 +78,14 @@ impl Slot {
         Addresses { arena, scratch, theta, shadow, statistics, key }
     }
 
+    /// Takes in the pictures of a call, and the key of its random numbers; where the pictures lie then.
+    pub(crate) fn take(&self, executor: &Executor, call: &Call<'_>, given: Given<'_>) -> Result<Pictures> {
+        self.key.write(&[call.draws.key()])?;
+        self.take_pictures(executor, given)
+    }
+
     /// Copies pictures in; where they lie then.
-    pub(crate) fn take_pictures(&self, executor: &Executor, given: Given<'_>) -> Result<Pictures> {
+    fn take_pictures(&self, executor: &Executor, given: Given<'_>) -> Result<Pictures> {
         let at = self.pictures.at();
         match given {
             Given::Host(Images::U8(bytes)) => {
