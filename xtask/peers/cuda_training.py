@@ -19,59 +19,15 @@ import sys
 import time
 
 import torch
-import torchvision
 from torch.nn import functional
 
-ARCHS = {
-    "mobilenet-v3-large": "mobilenet_v3_large",
-    "mobilenet-v3-small": "mobilenet_v3_small",
-    "efficientnet-b0": "efficientnet_b0",
-    "resnet18": "resnet18",
-    "resnet50": "resnet50",
-}
+from networks import network_of
+
 MODES = {"compile": "default", "reduce-overhead": "reduce-overhead", "max-autotune": "max-autotune-no-cudagraphs"}
 CLASSES = 10
 # Steps before the first that counts, as many as the other side has.
 WARM_UP = 5
 MEAN, DEVIATION = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
-
-
-class WideBlock(torch.nn.Module):
-    """A pre-activation block of a wide ResNet, as FixMatch's authors have it."""
-
-    def __init__(self, width_in, width, stride, activates_shortcut):
-        super().__init__()
-        self.bn1, self.bn2 = (torch.nn.BatchNorm2d(w, eps=0.001, momentum=0.001) for w in (width_in, width))
-        self.conv1 = torch.nn.Conv2d(width_in, width, 3, stride, 1)
-        self.conv2 = torch.nn.Conv2d(width, width, 3, 1, 1)
-        self.shortcut = torch.nn.Conv2d(width_in, width, 1, stride) if width_in != width else torch.nn.Identity()
-        self.activates_shortcut = activates_shortcut
-
-    def forward(self, x):
-        y = functional.leaky_relu(self.bn1(x), 0.1)
-        shortcut = self.shortcut(y if self.activates_shortcut else x)
-        return self.conv2(functional.leaky_relu(self.bn2(self.conv1(y)), 0.1)) + shortcut
-
-
-def wide_resnet(depth, factor):
-    layers, width_in = [torch.nn.Conv2d(3, 16, 3, padding=1)], 16
-    for group in range(3):
-        width = 16 * factor * 2**group
-        for index in range((depth - 4) // 6):
-            first = index == 0
-            layers.append(WideBlock(width_in, width, 2 if group and first else 1, not group and first))
-            width_in = width
-    layers += [torch.nn.BatchNorm2d(width_in, eps=0.001, momentum=0.001), torch.nn.LeakyReLU(0.1)]
-    layers += [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(width_in, CLASSES)]
-    return torch.nn.Sequential(*layers)
-
-
-def network_of(arch):
-    if arch.startswith("wrn-"):
-        return wide_resnet(*map(int, arch.split("-")[1:]))
-    if arch not in ARCHS:
-        sys.exit(f"{arch}: not among {', '.join(ARCHS)}, wrn-D-K")
-    return getattr(torchvision.models, ARCHS[arch])(num_classes=CLASSES)
 
 
 class Supervised:
@@ -124,7 +80,7 @@ class Side:
         self.device, self.flavor, self.graph = device, flavor, None
         self.found = False
         self.batch = FixMatch(size, batch, device, mu) if step == "fixmatch" else Supervised(size, batch, device)
-        self.network = network_of(arch).to(device).to(memory_format=torch.channels_last).train()
+        self.network = network_of(arch, size).to(device).to(memory_format=torch.channels_last).train()
         self.parameters = list(self.network.parameters())
         self.optimizer = torch.optim.SGD(
             self.parameters, lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True

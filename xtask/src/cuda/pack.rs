@@ -13,8 +13,13 @@ use super::{emulator, toolchain};
 use crate::{Result, answers, cargo, root, run as run_command};
 
 /// What is copied as it is.
-const SCRIPTS: [&str; 4] =
-    ["xtask/cuda/check.sh", "xtask/cuda/check.py", "xtask/cuda/turns.py", "xtask/peers/cuda_training.py"];
+const SCRIPTS: [&str; 5] = [
+    "xtask/cuda/check.sh",
+    "xtask/cuda/check.py",
+    "xtask/cuda/turns.py",
+    "xtask/peers/cuda_training.py",
+    "xtask/peers/networks.py",
+];
 /// Whose they are.
 const PACKAGES: [&str; 3] = ["--package=distill-cli", "--package=distill-engine", "--package=distill-train"];
 /// The engine's tests that mean a GPU; its unit tests come beside them.
