@@ -14,6 +14,7 @@ mod elementwise;
 mod norm;
 mod optimizer;
 mod pooling;
+mod sizes;
 #[cfg(test)]
 mod tests;
 

@@ -531,14 +531,7 @@ impl Home for OnGpu {
         };
         // The update writes the shadow of what it moves; a shadow that was stale stays so, for the rest of it.
         // SAFETY: all vectors are as long as the pieces say.
-        unsafe {
-            match rule.optimizer {
-                Optimizer::Sgd { .. } => executor.kernels.sgd(pieces, count, vectors, scalars, squares)?,
-                Optimizer::AdamW { .. } => {
-                    executor.kernels.adamw(pieces, count, vectors, scalars, squares)?
-                }
-            }
-        }
+        unsafe { executor.kernels.update(rule.optimizer, pieces, count, vectors, scalars, squares)? };
         self.steps += 1;
         Ok(())
     }

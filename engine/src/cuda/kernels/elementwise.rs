@@ -213,24 +213,18 @@ impl Kernels {
         scratch: Ptr,
         sums: Target,
     ) -> Result<()> {
-        let division = Sums::of(rows, channels);
-        let width = super::width(format, channels, &[dy]);
-        let (lanes, tiles) = Sums::lanes(channels, width);
-        let (all, part) = (self.size("rows", rows)?, self.size("rows", division.rows)?);
-        let (columns, lanes) = (self.size("channels", channels / width)?, lanes as u32);
-        let (channels_, parts, wide) =
-            (self.size("channels", channels)?, division.parts as u32, u32::from(width > 1));
+        let sizes = self.sum_sizes(format, rows, channels, &[dy])?;
         // SAFETY: the caller's promise.
         unsafe {
             self.launch(
                 self.functions.column_parts.of(format),
-                Grid([tiles as u32, parts, 1]),
-                arguments![dy, scratch, all, part, columns, lanes, wide],
+                sizes.grid,
+                arguments![dy, scratch, sizes.rows, sizes.part, sizes.columns, sizes.lanes, sizes.wide],
             )?;
             self.launch(
                 &self.functions.column_total,
                 Sums::total(channels),
-                arguments![scratch, sums.at, u32::from(sums.add), parts, channels_],
+                arguments![scratch, sums.at, u32::from(sums.add), sizes.parts, sizes.channels],
             )
         }
     }
@@ -295,17 +289,13 @@ impl Kernels {
         gate: Ptr,
         y: Target,
     ) -> Result<()> {
-        let width = super::width(format, rows.channels, &[x, gate, y.at]);
-        let columns = rows.channels / width;
-        let grid = Grid::columns(rows.count(), columns);
-        let (len, columns) = ((rows.count() * columns) as u64, self.size("channels", columns)?);
-        let (positions, wide) = (self.size("positions", rows.positions)?, u32::from(width > 1));
+        let map = self.map_sizes(format, rows, &[x, gate, y.at])?;
         // SAFETY: the caller's promise.
         unsafe {
             self.launch(
                 self.functions.gate_forward.of(format),
-                grid,
-                arguments![x, gate, y.at, u32::from(y.add), len, columns, positions, wide],
+                map.grid,
+                arguments![x, gate, y.at, u32::from(y.add), map.len, map.columns, map.positions, map.wide],
             )
         }
     }
@@ -319,17 +309,22 @@ impl Kernels {
         dy: Ptr,
         dgate: Target,
     ) -> Result<()> {
-        let width = super::width(format, rows.channels, &[x, dy, dgate.at]);
-        let (lanes, tiles) = Sums::lanes(rows.channels, width);
-        let (columns, lanes) = (self.size("channels", rows.channels / width)?, lanes as u32);
-        let (positions, wide) = (self.size("positions", rows.positions)?, u32::from(width > 1));
-        let grid = Grid([self.size("pictures", rows.samples)?, tiles as u32, 1]);
+        let sizes = self.picture_sizes(format, rows, &[x, dy, dgate.at])?;
         // SAFETY: the caller's promise.
         unsafe {
             self.launch(
                 self.functions.gate_backward.of(format),
-                grid,
-                arguments![x, dy, dgate.at, u32::from(dgate.add), positions, columns, lanes, wide],
+                sizes.grid,
+                arguments![
+                    x,
+                    dy,
+                    dgate.at,
+                    u32::from(dgate.add),
+                    sizes.positions,
+                    sizes.columns,
+                    sizes.lanes,
+                    sizes.wide
+                ],
             )
         }
     }

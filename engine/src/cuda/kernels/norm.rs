@@ -117,7 +117,7 @@ impl Kernels {
         scratch: Ptr,
     ) -> Result<()> {
         let parts = Work::at(scratch, rows.channels).parts;
-        let sums = self.norm_sizes(format, rows, &[z])?;
+        let sums = self.sum_sizes(format, rows.count(), rows.channels, &[z])?;
         let count = rows.count() as f64;
         let unbiased = (count / (count - 1.0).max(1.0)) as f32;
         let nothing = Moving { mean: Ptr::NONE, variance: Ptr::NONE, momentum: 0.0 };
@@ -243,9 +243,10 @@ impl Kernels {
         };
         let onward = residual.unwrap_or(Target::set(Ptr::NONE));
         let (factors, kept) = (pass.factors.unwrap_or(Ptr::NONE), pass.saved);
-        let sums = self.norm_sizes(
+        let sums = self.sum_sizes(
             format,
-            rows,
+            rows.count(),
+            rows.channels,
             &[pass.z, kept.mean, kept.a, kept.b, dy, output, added, onward.at],
         )?;
         let positions = self.size("positions", rows.positions)?;
@@ -357,53 +358,4 @@ impl Kernels {
             )
         }
     }
-
-    fn norm_sizes(&self, format: Format, rows: Rows, pointers: &[Ptr]) -> Result<SumSizes> {
-        let division = Sums::of(rows.count(), rows.channels);
-        let width = super::width(format, rows.channels, pointers);
-        let (lanes, tiles) = Sums::lanes(rows.channels, width);
-        Ok(SumSizes {
-            grid: Grid([tiles as u32, division.parts as u32, 1]),
-            parts: division.parts as u32,
-            rows: self.size("rows", rows.count())?,
-            part: self.size("rows", division.rows)?,
-            channels: self.size("channels", rows.channels)?,
-            columns: self.size("channels", rows.channels / width)?,
-            lanes: lanes as u32,
-            wide: u32::from(width > 1),
-        })
-    }
-
-    fn map_sizes(&self, format: Format, rows: Rows, pointers: &[Ptr]) -> Result<MapSizes> {
-        let width = super::width(format, rows.channels, pointers);
-        let columns = rows.channels / width;
-        Ok(MapSizes {
-            grid: Grid::columns(rows.count(), columns),
-            len: (rows.count() * columns) as u64,
-            columns: self.size("channels", columns)?,
-            positions: self.size("positions", rows.positions)?,
-            wide: u32::from(width > 1),
-        })
-    }
-}
-
-/// Sizes of a sum over rows as its kernel takes them.
-struct SumSizes {
-    grid: Grid,
-    parts: u32,
-    rows: u32,
-    part: u32,
-    channels: u32,
-    columns: u32,
-    lanes: u32,
-    wide: u32,
-}
-
-/// Sizes of a map as a kernel takes them that goes over it once.
-struct MapSizes {
-    grid: Grid,
-    len: u64,
-    columns: u32,
-    positions: u32,
-    wide: u32,
 }

@@ -101,33 +101,24 @@ pub(crate) struct Vectors {
 impl Argument for Vectors {}
 
 impl Kernels {
-    /// torch's SGD on the active pieces; the average follows in all. `scalars` is a [`Scalars`] on the device, `squares`
-    /// a [`SquareSum`] there, for clipping and skipping.
-    pub(crate) unsafe fn sgd(
+    /// `optimizer`'s update, torch's, of the active pieces; the average follows in all. `scalars` is a [`Scalars`] on the
+    /// device, `squares` a [`SquareSum`] there, for clipping and skipping.
+    pub(crate) unsafe fn update(
         &self,
+        optimizer: Optimizer,
         pieces: Ptr,
         count: usize,
         vectors: Vectors,
         scalars: Ptr,
         squares: Option<Ptr>,
     ) -> Result<()> {
+        let function = match optimizer {
+            Optimizer::Sgd { .. } => &self.functions.sgd,
+            Optimizer::AdamW { .. } => &self.functions.adamw,
+        };
         let (grid, squares) = (Grid([self.size("pieces", count)?, 1, 1]), squares.unwrap_or(Ptr::NONE));
         // SAFETY: the caller's promise.
-        unsafe { self.launch(&self.functions.sgd, grid, arguments![pieces, vectors, scalars, squares]) }
-    }
-
-    /// torch's AdamW, likewise.
-    pub(crate) unsafe fn adamw(
-        &self,
-        pieces: Ptr,
-        count: usize,
-        vectors: Vectors,
-        scalars: Ptr,
-        squares: Option<Ptr>,
-    ) -> Result<()> {
-        let (grid, squares) = (Grid([self.size("pieces", count)?, 1, 1]), squares.unwrap_or(Ptr::NONE));
-        // SAFETY: the caller's promise.
-        unsafe { self.launch(&self.functions.adamw, grid, arguments![pieces, vectors, scalars, squares]) }
+        unsafe { self.launch(function, grid, arguments![pieces, vectors, scalars, squares]) }
     }
 
     /// Bytes of scratch memory that [`Kernels::square_sum`] needs.

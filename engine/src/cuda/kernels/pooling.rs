@@ -1,6 +1,6 @@
 //! Pooling of NHWC maps, as `crate::kernels::pooling`.
 
-use super::{Argument, Grid, Kernels, Sums, Target, arguments};
+use super::{Argument, Grid, Kernels, Target, arguments};
 use crate::Result;
 use crate::cuda::{Format, Ptr};
 use crate::kernels::norm::Rows;
@@ -142,17 +142,13 @@ impl Kernels {
 
     /// Mean over all positions of each picture.
     pub(crate) unsafe fn global_forward(&self, format: Format, rows: Rows, x: Ptr, y: Ptr) -> Result<()> {
-        let width = super::width(format, rows.channels, &[x, y]);
-        let (lanes, tiles) = Sums::lanes(rows.channels, width);
-        let (columns, lanes) = (self.size("channels", rows.channels / width)?, lanes as u32);
-        let (positions, wide) = (self.size("positions", rows.positions)?, u32::from(width > 1));
-        let grid = Grid([self.size("pictures", rows.samples)?, tiles as u32, 1]);
+        let sizes = self.picture_sizes(format, rows, &[x, y])?;
         // SAFETY: the caller's promise.
         unsafe {
             self.launch(
                 self.functions.global_forward.of(format),
-                grid,
-                arguments![x, y, positions, columns, lanes, wide],
+                sizes.grid,
+                arguments![x, y, sizes.positions, sizes.columns, sizes.lanes, sizes.wide],
             )
         }
     }
@@ -165,17 +161,13 @@ impl Kernels {
         dy: Ptr,
         dx: Target,
     ) -> Result<()> {
-        let width = super::width(format, rows.channels, &[dy, dx.at]);
-        let columns = rows.channels / width;
-        let grid = Grid::columns(rows.count(), columns);
-        let (len, columns) = ((rows.count() * columns) as u64, self.size("channels", columns)?);
-        let (positions, wide) = (self.size("positions", rows.positions)?, u32::from(width > 1));
+        let map = self.map_sizes(format, rows, &[dy, dx.at])?;
         // SAFETY: the caller's promise.
         unsafe {
             self.launch(
                 self.functions.global_backward.of(format),
-                grid,
-                arguments![dy, dx.at, u32::from(dx.add), len, columns, positions, wide],
+                map.grid,
+                arguments![dy, dx.at, u32::from(dx.add), map.len, map.columns, map.positions, map.wide],
             )
         }
     }

@@ -148,6 +148,7 @@ fn updates(lab: &Lab) {
     let [theta, gradient, first, second, average] = [(); 5].map(|()| lab.floats(&vec![0.5; len]));
     let (shadow, squares) = (lab.scratch(2 * len), lab.scratch(size_of::<SquareSum>()));
     let scratch = lab.scratch(Kernels::square_sum_scratch(count));
+    let sgd = Optimizer::Sgd { momentum: 0.9, nesterov: true };
     let adam = Optimizer::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
     let scalars = lab.bytes(&super::optimizer::scalar_bytes(&Scalars::new(adam, 1e-3, 1e-2, 1.0, 1)), 0);
     let vectors = Vectors {
@@ -162,10 +163,10 @@ fn updates(lab: &Lab) {
         kernels.square_sum(pieces.at, count, gradient.at, scratch.at, squares.at)
     });
     measure(lab, "sgd, average, shadow", 4 * 7 * len + 2 * len, || unsafe {
-        kernels.sgd(pieces.at, count, vectors, scalars.at, Some(squares.at))
+        kernels.update(sgd, pieces.at, count, vectors, scalars.at, Some(squares.at))
     });
     measure(lab, "adamw, average, shadow", 4 * 9 * len + 2 * len, || unsafe {
-        kernels.adamw(pieces.at, count, vectors, scalars.at, Some(squares.at))
+        kernels.update(adam, pieces.at, count, vectors, scalars.at, Some(squares.at))
     });
 }
 

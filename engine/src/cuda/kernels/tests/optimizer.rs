@@ -58,11 +58,7 @@ impl Network {
             lab.kernels
                 .square_sum(self.pieces.at, self.count, gradient.at, scratch.at, self.squares.at)
                 .unwrap();
-            let update = match optimizer {
-                Optimizer::Sgd { .. } => Kernels::sgd,
-                Optimizer::AdamW { .. } => Kernels::adamw,
-            };
-            update(&lab.kernels, self.pieces.at, self.count, vectors, scalars.at, squares).unwrap();
+            lab.kernels.update(optimizer, self.pieces.at, self.count, vectors, scalars.at, squares).unwrap();
         }
         lab.read_bytes(&scratch, 8 * self.count);
     }
