@@ -13,20 +13,11 @@ const TOGETHER: usize = 4;
 impl Kernels {
     fn conv_window(&self, shape: &ConvShape, width: usize) -> Result<Window> {
         debug_assert!(shape.is_depthwise(), "{shape:?}");
-        let pair = |what, [a, b]: [usize; 2]| {
-            Ok::<_, crate::EngineError>([self.size(what, a)?, self.size(what, b)?])
-        };
-        Ok(Window {
-            batch: self.size("pictures", shape.batch)?,
-            height: self.size("rows of a map", shape.in_height)?,
-            width: self.size("columns of a map", shape.in_width)?,
-            out_height: self.size("rows of a map", shape.out_height())?,
-            out_width: self.size("columns of a map", shape.out_width())?,
-            columns: self.size("channels", shape.in_channels / width)?,
-            kernel: pair("a kernel", shape.kernel)?,
-            stride: pair("a step", shape.stride)?,
-            padding: pair("a padding", shape.padding)?,
-        })
+        let columns = shape.in_channels / width;
+        self.window(
+            [shape.batch, shape.in_height, shape.in_width, shape.out_height(), shape.out_width(), columns],
+            [shape.kernel, shape.stride, shape.padding],
+        )
     }
 
     /// The sums alone: [`Kernels::finish`] adds what follows them.

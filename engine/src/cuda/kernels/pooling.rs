@@ -24,22 +24,36 @@ pub(super) struct Window {
 impl Argument for Window {}
 
 impl Kernels {
-    fn pool_window(&self, shape: &PoolShape, width: usize) -> Result<Window> {
-        let [out_height, out_width] = shape.out();
-        let pair = |what, [a, b]: [usize; 2]| {
+    /// `maps`: pictures, rows and columns of the input, rows and columns of the output, vectors of channels; `taps`: kernel,
+    /// stride and padding.
+    pub(super) fn window(&self, maps: [usize; 6], taps: [[usize; 2]; 3]) -> Result<Window> {
+        let sized = |what, [a, b]: [usize; 2]| {
             Ok::<_, crate::EngineError>([self.size(what, a)?, self.size(what, b)?])
         };
+        let ([batch, height, width, out_height, out_width, columns], [kernel, stride, padding]) =
+            (maps, taps);
+        let [height, width] = sized("rows and columns of a map", [height, width])?;
+        let [out_height, out_width] = sized("rows and columns of a map", [out_height, out_width])?;
         Ok(Window {
-            batch: self.size("pictures", shape.batch)?,
-            height: self.size("rows of a map", shape.height)?,
-            width: self.size("columns of a map", shape.width)?,
-            out_height: self.size("rows of a map", out_height)?,
-            out_width: self.size("columns of a map", out_width)?,
-            columns: self.size("channels", shape.channels / width)?,
-            kernel: pair("a window", shape.window.kernel)?,
-            stride: pair("a step", shape.window.stride)?,
-            padding: pair("a padding", shape.window.padding)?,
+            batch: self.size("pictures", batch)?,
+            height,
+            width,
+            out_height,
+            out_width,
+            columns: self.size("channels", columns)?,
+            kernel: sized("a kernel", kernel)?,
+            stride: sized("a stride", stride)?,
+            padding: sized("a padding", padding)?,
         })
+    }
+
+    fn pool_window(&self, shape: &PoolShape, width: usize) -> Result<Window> {
+        let [out_height, out_width] = shape.out();
+        let (columns, pool) = (shape.channels / width, shape.window);
+        self.window(
+            [shape.batch, shape.height, shape.width, out_height, out_width, columns],
+            [pool.kernel, pool.stride, pool.padding],
+        )
     }
 
     /// Largest value of each window into `y`, and the number of its tap, a u16, into `taps` if there is room for them:

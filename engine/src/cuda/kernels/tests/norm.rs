@@ -193,99 +193,120 @@ fn prepare(lab: &Lab, case: Case, inputs: &Inputs, host: &Host, device: &Device)
     }
 }
 
-fn backward(lab: &Lab, case: Case, inputs: &Inputs, host: Host, device: &Device) {
-    let (norm, rows, channels, pool) = (&inputs.norm, inputs.norm.rows, inputs.channels(), Pool::new(1));
+fn backward(lab: &Lab, case: Case, inputs: &Inputs, mut host: Host, device: &Device) {
     let y = lab.rounded(&host.y);
-    let by_output = |activation| case.residual && derives_from_output(activation);
-    let host_slope = |activation| match &inputs.residual {
-        Some(_) if by_output(activation) => norm::Slope::Output(&y),
-        residual => norm::Slope::Recomputed { residual: residual.as_deref() },
-    };
-    let device_slope = |activation| match &device.residual {
-        Some(_) if by_output(activation) => Slope::Output(device.y.at),
-        residual => Slope::Recomputed { residual: residual.as_ref().map(|memory| memory.at) },
-    };
-    // The same result on both, as far as it is read.
-    let host_pass = norm::Backward {
-        z: &inputs.z,
-        saved: &host.saved,
-        activation: case.activation.map(|activation| (activation, host_slope(activation))),
-        factors: inputs.factors.as_deref(),
-    };
-    let device_pass = Backward {
-        z: device.z.at,
-        saved: device.saved(inputs),
-        activation: case.activation.map(|activation| (activation, device_slope(activation))),
-        factors: device.factors.as_ref().map(|memory| memory.at),
-    };
-
-    let (mut dy, mut dresidual) = (inputs.dy.clone(), lab.ramp(inputs.dy.len(), 0.4));
-    let onward = lab.map(&dresidual);
-    let mut work = host.work;
-    let (work, _) = norm.split_work(&mut work);
-    let target = case.residual.then_some(norm::Target { values: &mut dresidual, add: case.apart });
-    norm::backward_sums(&pool, norm, &host_pass, &mut dy, target, work);
-    let target = case.residual.then_some(Target { at: onward.at, add: case.apart });
-    unsafe {
-        lab.kernels.norm_backward_sums(
-            lab.format,
-            rows,
-            &device_pass,
-            device.dy.at,
-            target,
-            device.scratch.at,
-        )
-    }
-    .unwrap();
-    lab.close("norm_sums", &device.dy, &dy);
-    lab.close("norm_sums onward", &onward, &dresidual);
-
-    let (mut dscale, mut dshift) = (vec![1.0; channels], vec![9.0; channels]);
-    let (scales, shifts) = (lab.floats(&dscale), lab.floats(&dshift));
-    let gradients =
-        [norm::Target { values: &mut dscale, add: true }, norm::Target { values: &mut dshift, add: false }];
-    norm::backward_parameters(norm, &host.saved, case.batch, &inputs.scale, Some(gradients), work);
-    let gradients = [Target { at: scales.at, add: true }, Target::set(shifts.at)];
-    unsafe {
-        lab.kernels.norm_backward_parameters(
-            rows,
-            device_pass.saved,
-            case.batch,
-            device.scale.at,
-            Some(gradients),
-            device.scratch.at,
-        )
-    }
-    .unwrap();
-    // Sums of hundreds of numbers of size 1 that cancel, in f32 on both.
-    lab.close_floats("norm_parameters", &scales, &dscale, 1e-4);
-    lab.close_floats("norm_parameters", &shifts, &dshift, 1e-4);
-
-    // From the very gradient that the device has left, rounded as it is.
-    let mut left = lab.read_map(&device.dy, dy.len());
-    let mut dz = lab.ramp(left.len(), 0.3);
-    let apart = lab.map(&dz);
-    let target = case.apart.then_some(norm::Target { values: &mut dz, add: true });
-    norm::backward_apply(&pool, norm, &host_pass, work, &mut left, target);
-    let target = case.apart.then_some(Target { at: apart.at, add: true });
-    unsafe {
-        lab.kernels.norm_backward_apply(
-            lab.format,
-            rows,
-            &device_pass,
-            device.dy.at,
-            target,
-            device.scratch.at,
-        )
-    }
-    .unwrap();
-    if case.apart {
-        lab.close("norm_apply apart", &apart, &dz);
-    } else {
-        lab.close("norm_apply in place", &device.dy, &left);
-    }
+    let (work, _) = inputs.norm.split_work(&mut host.work);
+    let passes = Passes::new(lab, case, inputs, device, &host.saved, &y);
+    passes.sums(work);
+    let [scales, shifts] = passes.parameters(work);
+    let apart = passes.apply(work);
     if lab.format == Format::F32 && case.batch {
         against_the_definition(lab, case, inputs, device, [&scales, &shifts], &apart);
+    }
+}
+
+/// The way back on both sides: the stages leave what the next one reads in `work` and in the device's copies.
+struct Passes<'a> {
+    lab: &'a Lab,
+    case: Case,
+    inputs: &'a Inputs,
+    device: &'a Device,
+    host: norm::Backward<'a>,
+    on_device: Backward,
+    pool: Pool,
+}
+
+impl<'a> Passes<'a> {
+    /// `saved` and `y` are what the processor's forward has left.
+    fn new(
+        lab: &'a Lab,
+        case: Case,
+        inputs: &'a Inputs,
+        device: &'a Device,
+        saved: &'a [f32],
+        y: &'a [f32],
+    ) -> Self {
+        let by_output = |activation| case.residual && derives_from_output(activation);
+        let host_slope = |activation| match &inputs.residual {
+            Some(_) if by_output(activation) => norm::Slope::Output(y),
+            residual => norm::Slope::Recomputed { residual: residual.as_deref() },
+        };
+        let device_slope = |activation| match &device.residual {
+            Some(_) if by_output(activation) => Slope::Output(device.y.at),
+            residual => Slope::Recomputed { residual: residual.as_ref().map(|memory| memory.at) },
+        };
+        let host = norm::Backward {
+            z: &inputs.z,
+            saved,
+            activation: case.activation.map(|activation| (activation, host_slope(activation))),
+            factors: inputs.factors.as_deref(),
+        };
+        let on_device = Backward {
+            z: device.z.at,
+            saved: device.saved(inputs),
+            activation: case.activation.map(|activation| (activation, device_slope(activation))),
+            factors: device.factors.as_ref().map(|memory| memory.at),
+        };
+        Self { lab, case, inputs, device, host, on_device, pool: Pool::new(1) }
+    }
+
+    fn sums(&self, work: &mut [f32]) {
+        let Self { lab, case, inputs, device, .. } = *self;
+        let (mut dy, mut dresidual) = (inputs.dy.clone(), lab.ramp(inputs.dy.len(), 0.4));
+        let onward = lab.map(&dresidual);
+        let target = case.residual.then_some(norm::Target { values: &mut dresidual, add: case.apart });
+        norm::backward_sums(&self.pool, &inputs.norm, &self.host, &mut dy, target, work);
+        let target = case.residual.then_some(Target { at: onward.at, add: case.apart });
+        let (pass, rows) = (&self.on_device, inputs.norm.rows);
+        let (kernels, scratch) = (&lab.kernels, device.scratch.at);
+        unsafe { kernels.norm_backward_sums(lab.format, rows, pass, device.dy.at, target, scratch) }.unwrap();
+        lab.close("norm_sums", &device.dy, &dy);
+        lab.close("norm_sums onward", &onward, &dresidual);
+    }
+
+    /// The gradients of scale, added to ones, and of shift.
+    fn parameters(&self, work: &mut [f32]) -> [Memory; 2] {
+        let Self { lab, case, inputs, device, .. } = *self;
+        let (mut dscale, mut dshift) = (vec![1.0; inputs.channels()], vec![9.0; inputs.channels()]);
+        let (scales, shifts) = (lab.floats(&dscale), lab.floats(&dshift));
+        let gradients = [
+            norm::Target { values: &mut dscale, add: true },
+            norm::Target { values: &mut dshift, add: false },
+        ];
+        let (norm, saved) = (&inputs.norm, self.host.saved);
+        norm::backward_parameters(norm, saved, case.batch, &inputs.scale, Some(gradients), work);
+        let gradients = Some([Target { at: scales.at, add: true }, Target::set(shifts.at)]);
+        let (saved, scale, scratch) = (self.on_device.saved, device.scale.at, device.scratch.at);
+        unsafe {
+            lab.kernels.norm_backward_parameters(norm.rows, saved, case.batch, scale, gradients, scratch)
+        }
+        .unwrap();
+        // Sums of hundreds of numbers of size 1 that cancel, in f32 on both.
+        lab.close_floats("norm_parameters", &scales, &dscale, 1e-4);
+        lab.close_floats("norm_parameters", &shifts, &dshift, 1e-4);
+        [scales, shifts]
+    }
+
+    /// The map to which the gradient of the input is added, where it goes apart; else that is in the place of `dy`.
+    fn apply(&self, work: &mut [f32]) -> Memory {
+        let Self { lab, case, inputs, device, .. } = *self;
+        // From the very gradient that the device has left, rounded as it is.
+        let mut left = lab.read_map(&device.dy, inputs.dy.len());
+        let mut dz = lab.ramp(left.len(), 0.3);
+        let apart = lab.map(&dz);
+        let target = case.apart.then_some(norm::Target { values: &mut dz, add: true });
+        norm::backward_apply(&self.pool, &inputs.norm, &self.host, work, &mut left, target);
+        let target = case.apart.then_some(Target { at: apart.at, add: true });
+        let (pass, rows) = (&self.on_device, inputs.norm.rows);
+        let (kernels, scratch) = (&lab.kernels, device.scratch.at);
+        unsafe { kernels.norm_backward_apply(lab.format, rows, pass, device.dy.at, target, scratch) }
+            .unwrap();
+        if case.apart {
+            lab.close("norm_apply apart", &apart, &dz);
+        } else {
+            lab.close("norm_apply in place", &device.dy, &left);
+        }
+        apart
     }
 }
 
