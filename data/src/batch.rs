@@ -46,8 +46,17 @@ pub struct Drawn {
     pub ids: Vec<u32>,
     /// Class of each picture; [`Drawn::NO_LABEL`] outside [`Part::Labeled`].
     pub labels: Vec<u32>,
-    /// One buffer per view: `[count, height, width, channels]`.
-    pub views: Vec<Vec<u8>>,
+    /// The views, in the order of the draw.
+    pub views: Vec<View>,
+}
+
+/// Where the pictures of a view lie among all of their step, counted in pictures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct View {
+    /// Its first picture.
+    pub first: usize,
+    /// How many there are.
+    pub count: usize,
 }
 
 impl Part {
@@ -66,11 +75,45 @@ impl Drawn {
     pub const NO_LABEL: u32 = u32::MAX;
 }
 
-/// One training step's pictures: one [`Drawn`] per [`Draw`].
+/// What one training step draws: one [`Drawn`] per [`Draw`].
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// Which step it is for; the same step always holds the same bytes.
     pub step: u64,
     /// In the order of the draws.
     pub draws: Vec<Drawn>,
+}
+
+/// A batch with its pixels, which go to the device as one.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What was drawn.
+    pub batch: Batch,
+    /// Every view of every draw, one after the other: `[pictures, height, width, channels]`.
+    pub pixels: Vec<u8>,
+}
+
+impl Batch {
+    /// Where the views of each of these draws lie.
+    pub fn views(draws: &[Draw]) -> Vec<Vec<View>> {
+        let mut first = 0;
+        let mut next = |count| {
+            first += count;
+            View { first: first - count, count }
+        };
+        draws.iter().map(|draw| draw.views.iter().map(|_| next(draw.count)).collect()).collect()
+    }
+
+    /// Pictures of all views.
+    pub fn pictures(&self) -> usize {
+        self.draws.iter().flat_map(|drawn| &drawn.views).map(|view| view.count).sum()
+    }
+}
+
+impl Loaded {
+    /// The pixels of a view: `[count, height, width, channels]`.
+    pub fn view(&self, view: View) -> &[u8] {
+        let picture = self.pixels.len() / self.batch.pictures().max(1);
+        &self.pixels[view.first * picture..][..view.count * picture]
+    }
 }

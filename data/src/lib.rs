@@ -14,8 +14,9 @@
 //!     Draw { part: Part::Unlabeled, count: 28, views: vec![Augment::Weak, Augment::Strong] },
 //! ];
 //! let mut loader = Loader::new(Arc::new(partition), draws, 1, LoaderOptions::default())?;
-//! let batch = loader.next()?;
-//! assert_eq!(batch.draws[1].views[1].len(), 28 * 32 * 32 * 3);
+//! let loaded = loader.next()?;
+//! let strong = loaded.batch.draws[1].views[1];
+//! assert_eq!(loaded.view(strong).len(), 28 * 32 * 32 * 3);
 //! # Ok::<(), data::DataError>(())
 //! ```
 //!
@@ -36,7 +37,7 @@ pub mod random;
 pub mod score;
 pub mod sources;
 
-pub use batch::{Augment, Batch, Draw, Drawn, Part};
+pub use batch::{Augment, Batch, Draw, Drawn, Loaded, Part, View};
 pub use dataset::{Dataset, EvalBatch, PictureShape, Selection, Split};
 pub use error::DataError;
 pub use inspect::{Inspection, inspect};

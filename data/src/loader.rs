@@ -14,7 +14,7 @@ use std::{
 };
 
 use crate::{
-    Batch, DataError, Draw, Drawn, Part, Partition, Result,
+    Batch, DataError, Draw, Drawn, Loaded, Part, Partition, Result, View,
     augment::{self, Scratch},
     random::{Stream, permutation},
 };
@@ -72,17 +72,24 @@ impl Loader {
     /// # Errors
     /// [`DataError::WorkerEnded`] if a worker thread panicked.
     #[allow(clippy::should_implement_trait)] // it never ends, and an iterator of results hides that it can fail
-    pub fn next(&mut self) -> Result<Batch> {
+    pub fn next(&mut self) -> Result<Loaded> {
         let since = Instant::now();
         let step = self.next_step;
-        let batch = if self.workers.is_empty() {
-            self.inline.batch(&self.plan, step)
+        let loaded = if self.workers.is_empty() {
+            self.inline.loaded(&self.plan, step)
         } else {
             self.shared.take(step).ok_or(DataError::WorkerEnded { step })?
         };
         self.next_step += 1;
         self.waited += since.elapsed();
-        Ok(batch)
+        Ok(loaded)
+    }
+
+    /// The next step's batch if a worker has it ready.
+    pub fn poll(&mut self) -> Option<Loaded> {
+        let loaded = self.shared.take_ready(self.next_step)?;
+        self.next_step += 1;
+        Some(loaded)
     }
 
     /// Time spent in [`Loader::next`] so far: what loading has cost the training loop.
@@ -118,6 +125,10 @@ struct Plan {
     partition: Arc<Partition>,
     draws: Vec<Draw>,
     walks: Vec<Walk>,
+    /// By draw.
+    views: Vec<Vec<View>>,
+    /// Pictures of a step, all views of them.
+    pictures: usize,
     seed: u64,
     flip: bool,
 }
@@ -142,7 +153,9 @@ impl Plan {
             let names = [seed, ORDER, part_number(draw.part), twins as u64];
             walks.push(Walk { pool: pool(&partition, draw.part)?, names });
         }
-        Ok(Self { partition, draws, walks, seed, flip })
+        let views = Batch::views(&draws);
+        let pictures = views.iter().flatten().map(|view| view.count).sum();
+        Ok(Self { partition, draws, walks, views, pictures, seed, flip })
     }
 }
 
@@ -174,17 +187,25 @@ struct Maker {
 }
 
 impl Maker {
-    fn batch(&mut self, plan: &Plan, step: u64) -> Batch {
-        let draws = (0..plan.draws.len()).map(|draw| self.drawn(plan, draw, step)).collect();
-        Batch { step, draws }
+    fn loaded(&mut self, plan: &Plan, step: u64) -> Loaded {
+        let mut pixels = vec![0; plan.pictures * plan.partition.dataset.shape.bytes()];
+        let mut rest = &mut pixels[..];
+        let draws = (0..plan.draws.len()).map(|draw| self.drawn(plan, draw, step, &mut rest)).collect();
+        Loaded { batch: Batch { step, draws }, pixels }
     }
 
-    fn drawn(&mut self, plan: &Plan, index: usize, step: u64) -> Drawn {
-        let draw = &plan.draws[index];
+    /// One draw's pictures, its views written to the front of `rest`, which is what lies behind them then.
+    fn drawn(&mut self, plan: &Plan, index: usize, step: u64, rest: &mut &mut [u8]) -> Drawn {
         let places = self.places(plan, index, step);
         let ids: Vec<u32> = places.iter().map(|&(_, id)| id).collect();
-        let views = (0..draw.views.len()).map(|view| self.view(plan, index, view, &places)).collect();
-        Drawn { labels: labels(&plan.partition, draw.part, &ids), ids, views }
+        let views = plan.views[index].clone();
+        for view in 0..views.len() {
+            let bytes = places.len() * plan.partition.dataset.shape.bytes();
+            let (pixels, behind) = std::mem::take(rest).split_at_mut(bytes);
+            self.write_view(plan, index, view, &places, pixels);
+            *rest = behind;
+        }
+        Drawn { labels: labels(&plan.partition, plan.draws[index].part, &ids), ids, views }
     }
 
     /// Epoch and id of each picture of a step.
@@ -213,17 +234,22 @@ impl Maker {
     }
 
     /// One view of each picture: `[count, height, width, channels]`.
-    fn view(&mut self, plan: &Plan, draw: usize, view: usize, places: &[(u64, u32)]) -> Vec<u8> {
+    fn write_view(
+        &mut self,
+        plan: &Plan,
+        draw: usize,
+        view: usize,
+        places: &[(u64, u32)],
+        pixels: &mut [u8],
+    ) {
         let data = &plan.partition.dataset;
         let kind = plan.draws[draw].views[view];
-        let mut pixels = vec![0; places.len() * data.shape.bytes()];
         for (&(epoch, id), out) in places.iter().zip(pixels.chunks_exact_mut(data.shape.bytes())) {
             let names = [plan.seed, VIEW, draw as u64, epoch, u64::from(id), view as u64];
             let picture = data.train.picture(id, data.shape);
             let mut random = Stream::new(&names);
             augment::apply(kind, picture, data.shape, plan.flip, &mut random, &mut self.scratch, out);
         }
-        pixels
     }
 }
 
@@ -247,7 +273,7 @@ struct Shared {
 struct State {
     next_to_make: u64,
     next_to_take: u64,
-    ready: BTreeMap<u64, Batch>,
+    ready: BTreeMap<u64, Loaded>,
     stopped: bool,
 }
 
@@ -285,19 +311,29 @@ impl Shared {
         }
     }
 
-    fn put(&self, batch: Batch) {
-        self.lock().ready.insert(batch.step, batch);
+    fn put(&self, loaded: Loaded) {
+        self.lock().ready.insert(loaded.batch.step, loaded);
         self.changed.notify_all();
     }
 
+    /// The batch of this step if it is ready.
+    fn take_ready(&self, step: u64) -> Option<Loaded> {
+        self.take_out(&mut self.lock(), step)
+    }
+
+    fn take_out(&self, state: &mut State, step: u64) -> Option<Loaded> {
+        let loaded = state.ready.remove(&step)?;
+        state.next_to_take = step + 1;
+        self.changed.notify_all();
+        Some(loaded)
+    }
+
     /// The batch of this step; `None` when the workers ended before it was ready.
-    fn take(&self, step: u64) -> Option<Batch> {
+    fn take(&self, step: u64) -> Option<Loaded> {
         let mut state = self.lock();
         loop {
-            if let Some(batch) = state.ready.remove(&step) {
-                state.next_to_take = step + 1;
-                self.changed.notify_all();
-                return Some(batch);
+            if let Some(loaded) = self.take_out(&mut state, step) {
+                return Some(loaded);
             }
             if state.stopped {
                 return None;
@@ -328,7 +364,7 @@ fn start_worker(plan: Arc<Plan>, shared: Arc<Shared>) -> JoinHandle<()> {
         let _guard = StopOnPanic(&shared);
         let mut maker = Maker::default();
         while let Some(step) = shared.claim() {
-            shared.put(maker.batch(&plan, step));
+            shared.put(maker.loaded(&plan, step));
         }
     })
 }
@@ -367,16 +403,16 @@ mod tests {
         ]
     }
 
-    fn steps(options: LoaderOptions, count: usize) -> Vec<Batch> {
+    fn steps(options: LoaderOptions, count: usize) -> Vec<Loaded> {
         let mut loader = Loader::new(partition(40, "8"), draws(), 77, options).unwrap();
         (0..count).map(|_| loader.next().unwrap()).collect()
     }
 
-    fn same(left: &[Batch], right: &[Batch]) -> bool {
-        let key = |batch: &Batch| {
+    fn same(left: &[Loaded], right: &[Loaded]) -> bool {
+        let key = |Loaded { batch, pixels }: &Loaded| {
             let draws =
                 batch.draws.iter().map(|draw| (draw.ids.clone(), draw.labels.clone(), draw.views.clone()));
-            (batch.step, draws.collect::<Vec<_>>())
+            (batch.step, draws.collect::<Vec<_>>(), pixels.clone())
         };
         left.iter().map(key).eq(right.iter().map(key))
     }
@@ -403,8 +439,9 @@ mod tests {
         let options = LoaderOptions { workers: 0, ..Default::default() };
         let mut loader = Loader::new(partition(40, "all"), draws, 1, options).unwrap();
         assert_eq!((loader.steps_per_epoch(0), loader.pictures_per_step()), (8, 5));
-        let mut epoch =
-            || -> Vec<u32> { (0..8).flat_map(|_| loader.next().unwrap().draws[0].ids.clone()).collect() };
+        let mut epoch = || -> Vec<u32> {
+            (0..8).flat_map(|_| loader.next().unwrap().batch.draws[0].ids.clone()).collect()
+        };
         let (mut first, mut second) = (epoch(), epoch());
         assert_ne!(first, second);
         first.sort_unstable();
@@ -415,7 +452,7 @@ mod tests {
     #[test]
     fn labels_are_shown_for_the_labeled_part_alone() {
         for batch in steps(LoaderOptions::default(), 5) {
-            let [labeled, unlabeled] = &batch.draws[..] else { panic!("two draws") };
+            let [labeled, unlabeled] = &batch.batch.draws[..] else { panic!("two draws") };
             assert!(labeled.ids.iter().zip(&labeled.labels).all(|(id, label)| id % 2 == *label));
             assert!(unlabeled.labels.iter().all(|&label| label == Drawn::NO_LABEL));
             assert!(labeled.ids.iter().all(|id| !unlabeled.ids.contains(id)));
@@ -423,19 +460,45 @@ mod tests {
     }
 
     #[test]
+    fn views_lie_one_after_the_other_and_fill_the_pixels() {
+        let loaded = &steps(LoaderOptions::default(), 1)[0];
+        let views: Vec<View> = loaded.batch.draws.iter().flat_map(|drawn| &drawn.views).copied().collect();
+        let view = |first, count| View { first, count };
+        assert_eq!(views, [view(0, 3), view(3, 7), view(10, 7), view(17, 7)]);
+        assert_eq!((loaded.batch.pictures(), loaded.pixels.len()), (24, 24 * 64));
+        let joined: Vec<u8> = views.iter().flat_map(|view| loaded.view(*view)).copied().collect();
+        assert_eq!(joined, loaded.pixels);
+        // Flips and shifts leave most of a gray picture as it is, which tells whose it is.
+        let unlabeled = &loaded.batch.draws[1];
+        let pictures = loaded.view(unlabeled.views[0]).chunks(64);
+        assert!(unlabeled.ids.iter().zip(pictures).all(|(&id, picture)| picture.contains(&(id as u8))));
+    }
+
+    #[test]
+    fn polling_takes_what_is_ready_in_order_and_does_not_wait() {
+        let options = LoaderOptions { workers: 1, ..Default::default() };
+        let mut loader = Loader::new(partition(40, "8"), draws(), 77, options).unwrap();
+        let first = loader.next().unwrap();
+        let second = (0..10_000).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(1));
+            loader.poll()
+        });
+        let third = loader.next().unwrap();
+        assert!(same(&[first, second.expect("a worker makes it"), third], &steps(options, 3)));
+        let inline = LoaderOptions { workers: 0, ..options };
+        let mut inline = Loader::new(partition(40, "8"), draws(), 77, inline).unwrap();
+        assert!(inline.poll().is_none(), "without workers nothing is ever ready");
+    }
+
+    #[test]
     fn a_batch_larger_than_its_part_goes_around() {
         let draws = vec![Draw { part: Part::Labeled, count: 10, views: vec![Augment::None] }];
         let mut loader = Loader::new(partition(40, "4"), draws, 1, LoaderOptions::default()).unwrap();
-        let batch = loader.next().unwrap();
-        assert_eq!(batch.draws[0].ids.len(), 10);
-        assert_eq!(batch.draws[0].views[0].len(), 640);
-        assert!(
-            batch.draws[0]
-                .ids
-                .iter()
-                .zip(batch.draws[0].views[0].chunks(64))
-                .all(|(&id, p)| p[0] == id as u8)
-        );
+        let loaded = loader.next().unwrap();
+        let drawn = &loaded.batch.draws[0];
+        assert_eq!((drawn.ids.len(), loaded.pixels.len()), (10, 640));
+        let pictures = loaded.view(drawn.views[0]).chunks(64);
+        assert!(drawn.ids.iter().zip(pictures).all(|(&id, picture)| picture[0] == id as u8));
     }
 
     #[test]
@@ -443,7 +506,7 @@ mod tests {
         let draw = Draw { part: Part::All, count: 8, views: vec![] };
         let mut loader =
             Loader::new(partition(40, "all"), vec![draw.clone(), draw], 1, LoaderOptions::default()).unwrap();
-        let batch = loader.next().unwrap();
+        let Loaded { batch, .. } = loader.next().unwrap();
         assert_ne!(batch.draws[0].ids, batch.draws[1].ids);
     }
 

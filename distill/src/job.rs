@@ -414,7 +414,7 @@ impl<'a> Job<'a> {
 fn answers(teachers: &mut Teachers, pictures: &Selection<'_>) -> Result<Vec<f32>> {
     let mut all = Vec::new();
     for batch in pictures.batches(128) {
-        let probabilities = teachers.probabilities(&batch.pixels, 1.0)?;
+        let probabilities = teachers.answers(&batch.pixels)?;
         let values: Vec<f32> =
             probabilities.flatten_all().and_then(|flat| flat.to_vec1()).map_err(TrainError::from)?;
         all.extend(values);
@@ -425,7 +425,7 @@ fn answers(teachers: &mut Teachers, pictures: &Selection<'_>) -> Result<Vec<f32>
 fn accuracy_of(teachers: &mut Teachers, pictures: &Selection<'_>) -> Result<Option<f64>> {
     let mut tally = Tally::default();
     for batch in pictures.batches(128) {
-        let probabilities = teachers.probabilities(&batch.pixels, 1.0)?;
+        let probabilities = teachers.answers(&batch.pixels)?;
         let rows: Vec<Vec<f32>> = probabilities.to_vec2().map_err(TrainError::from)?;
         let labeled = rows.iter().zip(&batch.labels).filter_map(|(row, label)| Some((row, (*label)?)));
         labeled.for_each(|(row, label)| tally.add(row, label as usize));

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
-use data::Dataset;
-use engine::{Images, Model, Runtime};
+use data::{Dataset, PictureShape};
+use engine::{Model, Runtime};
 use models::Manifest;
 use train::{RunFolder, loss};
 
@@ -15,7 +15,7 @@ use crate::error::{DistillError, Result};
 pub struct Teachers {
     models: Vec<Model>,
     manifests: Vec<Manifest>,
-    classes: usize,
+    shape: PictureShape,
 }
 
 impl Teachers {
@@ -33,7 +33,7 @@ impl Teachers {
             models.push(Model::new(&graph, &weights, runtime)?);
             manifests.push(manifest);
         }
-        Ok(Self { models, manifests, classes: dataset.classes.len() })
+        Ok(Self { models, manifests, shape: dataset.shape })
     }
 
     /// What is known about each.
@@ -46,24 +46,33 @@ impl Teachers {
         &mut self.models
     }
 
-    /// Mean of the teachers' probabilities at a temperature, `[n, classes]`, for NHWC pixels; no gradient.
+    /// Mean of the teachers' probabilities at a temperature, `[n, classes]`, for images `[n, height, width, channels]`, `u8`,
+    /// where those lie; no gradient.
     ///
     /// # Errors
     /// The engine's.
-    pub fn probabilities(&mut self, pixels: &[u8], temperature: f64) -> train::Result<Tensor> {
+    pub fn probabilities(&mut self, images: &Tensor, temperature: f64) -> train::Result<Tensor> {
         let share = 1.0 / self.models.len() as f64;
         let mut mean: Option<Tensor> = None;
         for model in &mut self.models {
-            let logits = model.run(Images::U8(pixels))?;
-            let logits =
-                Tensor::from_slice(logits, (logits.len() / self.classes, self.classes), &Device::Cpu)?;
-            let probabilities = (loss::softmax(&(logits / temperature)?)? * share)?;
+            let probabilities = (loss::softmax(&(model.answer(images)? / temperature)?)? * share)?;
             mean = Some(match mean {
                 None => probabilities,
                 Some(sum) => (sum + probabilities)?,
             });
         }
         mean.ok_or_else(|| train::TrainError::setting("teacher", "at least one", "none"))
+    }
+
+    /// The same at temperature 1 for pixels of the host, which may be those of several pictures.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub fn answers(&mut self, pixels: &[u8]) -> train::Result<Tensor> {
+        let PictureShape { channels, height, width } = self.shape;
+        let count = pixels.len() / (channels * height * width).max(1);
+        let images = Tensor::from_slice(pixels, (count, height, width, channels), &Device::Cpu)?;
+        self.probabilities(&images, 1.0)
     }
 }
 

@@ -2,6 +2,9 @@
 //!
 //! Never here: gradients, batch statistics. A run of a size seen before works in the memory it has and takes no lock.
 
+#[cfg(feature = "candle")]
+mod tensors;
+
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -184,29 +187,46 @@ impl Model {
     /// As [`Model::run`], and if there is no such output.
     pub fn run_output(&mut self, images: Images<'_>, output: &str) -> Result<&[f32]> {
         let node = self.graph().output(output)?;
-        let plan = self.plan(images.count(self.graph())?, node);
-        self.result.resize(plan.output_len, 0.0);
-        let packed = Arc::clone(&self.packed);
-        match packed.device() {
-            Some(mut home) => self.run_on(&mut **home, &plan, images)?,
-            None => self.run_here(&plan, images),
-        }
+        self.run_node(images, node)?;
         Ok(self.in_torch_order(node))
     }
 
-    fn run_on(&mut self, home: &mut dyn Home, plan: &Arc<Plan>, images: Images<'_>) -> Result<()> {
+    /// Leaves the values of an output in `result`, as the engine has them.
+    fn run_node(&mut self, images: Images<'_>, node: NodeId) -> Result<()> {
+        let plan = self.plan(images.count(self.graph())?, node);
+        let mut result = std::mem::take(&mut self.result);
+        result.resize(plan.output_len, 0.0);
+        let packed = Arc::clone(&self.packed);
+        let ran = match packed.device() {
+            Some(mut home) => self
+                .run_on(&plan, |call, timings| home.forward(call, images, &mut result, timings).map(|_| ())),
+            None => {
+                self.run_here(&plan, images, &mut result);
+                Ok(())
+            }
+        };
+        self.result = result;
+        ran
+    }
+
+    /// A forward pass of the device by `run`, with what is recorded of it.
+    fn run_on<R>(
+        &mut self,
+        plan: &Arc<Plan>,
+        run: impl FnOnce(&Call<'_>, Option<&mut Timings>) -> Result<R>,
+    ) -> Result<R> {
         let structure = &self.packed.structure;
         let draws = Stream::new(0);
         let call = Call { structure, plan, draws, update: false, folded: false, keep: false };
         let mut timings = self.recorder.is_some().then(|| Timings::new(plan.steps.len()));
-        home.forward(&call, images, &mut self.result, timings.as_mut())?;
+        let result = run(&call, timings.as_mut())?;
         if let (Some(recorder), Some(timings)) = (&mut self.recorder, &timings) {
             recorder.forward(&structure.graph, plan, timings);
         }
-        Ok(())
+        Ok(result)
     }
 
-    fn run_here(&mut self, plan: &Arc<Plan>, images: Images<'_>) {
+    fn run_here(&mut self, plan: &Arc<Plan>, images: Images<'_>, result: &mut [f32]) {
         if self.arena.len() < plan.arena_len {
             self.arena = Buffer::zeros(plan.arena_len);
         }
@@ -218,7 +238,7 @@ impl Model {
         if let (Some(recorder), Some(timings)) = (&mut self.recorder, &timings) {
             recorder.forward(&structure.graph, plan, timings);
         }
-        copy_outputs(&run, &mut self.arena, &mut self.result);
+        copy_outputs(&run, &mut self.arena, result);
     }
 
     /// What this model holds at the moment: after an answer, what [`crate::memory::inference`] foretells for its batch.

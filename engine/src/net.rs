@@ -1,7 +1,7 @@
 //! A network in training: theta, gradient, moments and statistics, and the candle op that runs it.
 
 #[cfg(feature = "cuda")]
-mod on_device;
+pub(crate) mod on_device;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -374,10 +374,7 @@ impl Net {
 
     fn token(&self, place: &Device) -> Result<&Tensor> {
         let found = self.shared.tokens.iter().find(|token| token.device().same_device(place));
-        found.map(Var::as_tensor).ok_or_else(|| EngineError::Images {
-            expected: format!("images on the processor or on {:?}", self.shared.tensors.location()),
-            found: format!("images on {:?}", place.location()),
-        })
+        found.map(Var::as_tensor).ok_or_else(|| images_elsewhere(&self.shared.tensors, place))
     }
 
     /// The first node whose value is not finite when `images` run in training mode; for naming the culprit after a loss
@@ -610,8 +607,16 @@ impl Net {
     }
 }
 
+/// Images that are neither on the processor nor where the network's tensors lie.
+pub(crate) fn images_elsewhere(own: &Device, place: &Device) -> EngineError {
+    EngineError::Images {
+        expected: format!("images on the processor or on {:?}", own.location()),
+        found: format!("images on {:?}", place.location()),
+    }
+}
+
 /// Number of pictures.
-fn check_images(graph: &Graph, images: &Tensor) -> Result<usize> {
+pub(crate) fn check_images(graph: &Graph, images: &Tensor) -> Result<usize> {
     let [height, width] = graph.input_shape().spatial();
     let channels = graph.input_shape().channels();
     let fits = matches!(images.dims(), &[n, h, w, c] if n > 0 && (h, w, c) == (height, width, channels));
@@ -625,7 +630,7 @@ fn check_images(graph: &Graph, images: &Tensor) -> Result<usize> {
 }
 
 /// The pictures in candle's storage.
-fn pixels<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<Images<'a>> {
+pub(crate) fn pixels<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<Images<'a>> {
     let Some((start, end)) = layout.contiguous_offsets() else {
         candle_core::bail!("images are not contiguous")
     };

@@ -5,19 +5,29 @@
 #![allow(clippy::unwrap_used)] // a test may panic
 
 use candle_core::{DType, Device as CandleDevice, Tensor, Var};
-use engine::{BatchNormMode, Device, Fwd, Grad, Net, Precision, Runtime};
+use engine::{BatchNormMode, Device, Fwd, Grad, Model, Net, Precision, Runtime};
 use models::{Task, formula, zoo};
 
 const BATCH: usize = 3;
 
-fn nets() -> [Net; 2] {
+fn runtimes() -> [Runtime; 2] {
     let gpu = Runtime::with_precision(Device::Cuda(0), 1, Precision::F32).expect("a GPU");
-    [gpu, Runtime::new(Device::Cpu, 1).unwrap()].map(|runtime| {
-        let graph = zoo::build("small-cnn-2", &Task::new(10, 3, 16)).unwrap().without_noise();
-        let net = Net::new(graph, &runtime, 1).unwrap();
-        net.load(&formula::weights(net.graph(), 1.0)).unwrap();
-        net
-    })
+    [gpu, Runtime::new(Device::Cpu, 1).unwrap()]
+}
+
+fn net(runtime: &Runtime) -> Net {
+    let graph = zoo::build("small-cnn-2", &Task::new(10, 3, 16)).unwrap().without_noise();
+    let net = Net::new(graph, runtime, 1).unwrap();
+    net.load(&formula::weights(net.graph(), 1.0)).unwrap();
+    net
+}
+
+fn model(net: &Net, runtime: &Runtime) -> Model {
+    Model::new(net.graph(), &net.weights().unwrap(), runtime).unwrap()
+}
+
+fn nets() -> [Net; 2] {
+    runtimes().each_ref().map(net)
 }
 
 fn pixels() -> Vec<u8> {
@@ -73,6 +83,32 @@ fn floats_on_the_gpu_get_their_gradient_there() {
         host(gradients.get(&images).unwrap())
     });
     close("the images' gradient", &found, &expected);
+}
+
+#[test]
+fn a_model_on_the_gpu_answers_there_for_a_part_of_a_batch() {
+    let [found, expected] = runtimes().map(|runtime| {
+        let net = net(&runtime);
+        let mut model = model(&net, &runtime);
+        let images = net.images(pixels()).unwrap().narrow(0, 1, 2).unwrap();
+        let answers = [(); 3].map(|()| {
+            let answer = model.answer(&images).unwrap();
+            assert_eq!((answer.device().is_cpu(), answer.dims()), (net.tensors().is_cpu(), &[2, 10][..]));
+            host(&answer)
+        });
+        assert!(answers.iter().all(|answer| *answer == answers[0]), "recorded and replayed it is the same");
+        answers[0].clone()
+    });
+    close("logits", &found, &expected);
+}
+
+#[test]
+fn a_model_on_the_processor_refuses_images_of_the_gpu() {
+    let [gpu, cpu] = runtimes();
+    let (ours, theirs) = (net(&gpu), net(&cpu));
+    let images = ours.images(pixels()).unwrap();
+    let error = model(&theirs, &cpu).answer(&images).unwrap_err().to_string();
+    assert!(error.contains("images on the processor"), "{error}");
 }
 
 #[test]

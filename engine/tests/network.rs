@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)] // a test may panic
 
 use candle_core::{Device as CandleDevice, Tensor, Var};
-use engine::{BatchNormMode, EngineError, Fwd, Grad, Net, Optimizer, Runtime, Step};
+use engine::{BatchNormMode, EngineError, Fwd, Grad, Images, Model, Net, Optimizer, Runtime, Step};
 use models::{Activation, BatchNorm, Conv2d, Graph, Linear, Op, Pool2d, Weights};
 
 mod support;
@@ -402,6 +402,27 @@ fn what_is_not_finite_is_named() {
     assert!(net.non_finite_grad().unwrap().is_some());
     net.zero_grad();
     assert_eq!(net.non_finite_grad().unwrap(), None);
+}
+
+#[test]
+fn a_model_answers_a_part_of_a_larger_tensor_as_it_answers_bytes() {
+    let net = net(false, 2);
+    let mut model = Model::new(net.graph(), &net.weights().unwrap(), &runtime(2)).unwrap();
+    let [height, width, channels] = SIZE;
+    let bytes: Vec<u8> = (0..5 * height * width * channels).map(|place| (place * 37 % 251) as u8).collect();
+    let all = Tensor::from_slice(&bytes, (5, height, width, channels), &CandleDevice::Cpu).unwrap();
+    let part = all.narrow(0, 2, 3).unwrap();
+    let answer = model.answer(&part).unwrap();
+    assert_eq!(answer.dims(), [3, 4]);
+    let answer: Vec<f32> = answer.flatten_all().unwrap().to_vec1().unwrap();
+    assert_eq!(answer, model.run(Images::U8(&bytes[2 * height * width * channels..])).unwrap());
+    // The network in training takes the same part.
+    let fwd = Fwd { grad: Grad::None, bn: BatchNormMode::Eval, want: &["logits"], step: 0, pass: 0 };
+    let logits = net.forward(&part, fwd).unwrap().get("logits").unwrap().flatten_all().unwrap();
+    let apart = logits.to_vec1::<f32>().unwrap().into_iter().zip(&answer).map(|(a, b)| (a - b).abs());
+    assert!(apart.fold(0.0, f32::max) < 1e-4);
+    let error = model.answer(&all.narrow(1, 0, 2).unwrap()).unwrap_err().to_string();
+    assert!(error.contains("[n, 7, 6, 3]"), "{error}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::PathBuf;
 
-use data::{Batch, Draw, Drawn, Part};
+use data::{Batch, Draw, Drawn, Loaded, Part, View};
 use engine::{Device, Net, Optimizer, Precision, Runtime, Step};
 use models::{Stem, Task, formula, zoo};
 use train::{Method, MethodEntry, Nets, Options as MethodOptions, Progress};
@@ -82,20 +82,25 @@ fn main() -> Result<(), Box<dyn Error>> {
     let entry = train::methods::find(&options.method)?;
     let mut method = (entry.build)(&MethodOptions::parse(entry.name, entry.options, &options.set)?)?;
     let (student, average) = networks(&options, entry, &*method, &runtime)?;
-    let nets = Nets { student: &student, average: average.as_ref() };
-    let draws = method.draws(options.batch);
-    let pictures = draws.iter().map(|draw| draw.count * draw.views.len()).sum();
-    let batch = Batch { step: 0, draws: draws.iter().map(|draw| drawn(draw, options.size)).collect() };
+    let Loaded { batch, pixels } = loaded(&method.draws(options.batch), options.size);
     let case = turns::Case {
-        name: format!("{} of {} at {} px, {pictures} pictures", entry.name, options.arch, options.size),
+        name: format!(
+            "{} of {} at {} px, {} pictures",
+            entry.name,
+            options.arch,
+            options.size,
+            batch.pictures()
+        ),
         runtime: &runtime,
-        pictures,
+        pictures: batch.pictures(),
         macs: models::cost::total(student.graph()).macs,
     };
     let mut step = 0;
     let work = || {
         let at = Progress { step, steps: 1 << 20, batch: step, seed: 0 };
         step += 1;
+        let pictures = student.images(pixels.clone())?;
+        let nets = Nets { student: &student, average: average.as_ref(), pictures: &pictures };
         method.loss(&nets, &batch, at)?.total.backward()?;
         student.update(&Step {
             optimizer: Optimizer::Sgd { momentum: 0.9, nesterov: true },
@@ -125,18 +130,15 @@ fn networks(
     Ok((student, average))
 }
 
-/// What a draw gets: pictures by a formula, and labels where there are any.
-fn drawn(draw: &Draw, size: usize) -> Drawn {
-    let label = |id: u32| if draw.part == Part::Labeled { id % CLASSES as u32 } else { Drawn::NO_LABEL };
-    let ids: Vec<u32> = (0..draw.count as u32).collect();
-    let view = |view: usize| {
-        let pictures =
-            (0..draw.count).flat_map(|index| formula::picture(view * draw.count + index, 3, size, size));
-        pictures.collect()
+/// Pictures by a formula, and labels where there are any.
+fn loaded(draws: &[Draw], size: usize) -> Loaded {
+    let label = |part, id: u32| if part == Part::Labeled { id % CLASSES as u32 } else { Drawn::NO_LABEL };
+    let drawn = |(draw, views): (&Draw, Vec<View>)| Drawn {
+        ids: (0..draw.count as u32).collect(),
+        labels: (0..draw.count as u32).map(|id| label(draw.part, id)).collect(),
+        views,
     };
-    Drawn {
-        labels: ids.iter().map(|&id| label(id)).collect(),
-        ids,
-        views: (0..draw.views.len()).map(view).collect(),
-    }
+    let batch = Batch { step: 0, draws: draws.iter().zip(Batch::views(draws)).map(drawn).collect() };
+    let pixels = (0..batch.pictures()).flat_map(|index| formula::picture(index, 3, size, size)).collect();
+    Loaded { batch, pixels }
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
-use data::{Batch, Loader, LoaderOptions, Selection};
-use engine::{BatchNormMode, Fwd, Grad, Model, Net, Step};
+use data::{Batch, Loaded, Loader, LoaderOptions, Selection};
+use engine::{BatchNormMode, Device, Fwd, Grad, Model, Net, Runtime, Step};
 use models::{Graph, Weights};
 
 use crate::artefact;
@@ -109,6 +109,12 @@ enum Stepped {
     Skipped { culprit: String },
 }
 
+/// A batch whose pictures are where the networks take them.
+struct Ready {
+    batch: Batch,
+    pictures: Tensor,
+}
+
 /// A run in the making.
 struct Trainer<'a> {
     ground: &'a Ground,
@@ -119,6 +125,8 @@ struct Trainer<'a> {
     student: Net,
     average: Option<Net>,
     loader: Loader,
+    /// The next batch, if it is on the device already.
+    ahead: Option<Ready>,
     steps_per_epoch: u64,
     pictures_per_batch: u64,
     position: Position,
@@ -162,6 +170,7 @@ impl<'a> Trainer<'a> {
             student,
             average,
             loader,
+            ahead: None,
             steps_per_epoch,
             pictures_per_batch: pictures,
             position: Position::start(steps),
@@ -199,6 +208,7 @@ impl<'a> Trainer<'a> {
         self.position = checkpoint.position;
         self.seconds_before = self.position.seconds;
         self.loader = loader(self.ground, self.config, &*self.method, self.batches_seen())?;
+        self.ahead = None;
         Ok(())
     }
 
@@ -294,17 +304,19 @@ impl<'a> Trainer<'a> {
         let mut mean = MeanLoss::default();
         let mut culprit = None;
         for part in 0..self.config.accumulate as u64 {
-            let batch = self.loader.next()?;
+            let Ready { batch, pictures } = self.next_batch()?;
             if culprit.is_some() {
                 continue; // the step's other batches are drawn all the same, so that the next step has its own
             }
             let at = self.progress(part);
-            let nets = Nets { student: &self.student, average: self.average.as_ref() };
+            let average = self.average.as_ref();
+            let nets = Nets { student: &self.student, average, pictures: &pictures };
             let loss = self.method.loss(&nets, &batch, at)?;
             // Before the loss is read: a GPU works on meanwhile. A gradient of what is not finite is discarded below.
             drop(loss.total.backward()?);
+            self.look_ahead()?;
             if let Some(part) = mean.add(&loss)? {
-                culprit = Some(self.name_node(&batch, part)?);
+                culprit = Some(self.name_node(&pictures, batch.step, part)?);
             }
         }
         let culprit = match culprit {
@@ -344,6 +356,31 @@ impl<'a> Trainer<'a> {
         Ok(stepped)
     }
 
+    fn next_batch(&mut self) -> Result<Ready> {
+        match self.ahead.take() {
+            Some(ready) => Ok(ready),
+            None => {
+                let loaded = self.loader.next()?;
+                self.ready(loaded)
+            }
+        }
+    }
+
+    /// Sends the next batch to the GPU while it works on this one, if the batch is made already.
+    fn look_ahead(&mut self) -> Result<()> {
+        if self.ahead.is_none()
+            && !self.student.tensors().is_cpu()
+            && let Some(loaded) = self.loader.poll()
+        {
+            self.ahead = Some(self.ready(loaded)?);
+        }
+        Ok(())
+    }
+
+    fn ready(&self, Loaded { batch, pixels }: Loaded) -> Result<Ready> {
+        Ok(Ready { batch, pictures: self.student.images(pixels)? })
+    }
+
     /// Starts to take the nodes' times once a step has planned and warmed up, or if there is but one.
     fn start_profile(&mut self) {
         let one = self.position.step + 1 == self.position.steps;
@@ -363,13 +400,10 @@ impl<'a> Trainer<'a> {
     }
 
     /// Adds to what is wrong with the loss where in the network it began, if it did there.
-    fn name_node(&self, batch: &Batch, culprit: String) -> Result<String> {
-        let nets = Nets { student: &self.student, average: None };
-        let views: Vec<&[u8]> =
-            batch.draws.iter().flat_map(|drawn| &drawn.views).map(Vec::as_slice).collect();
+    fn name_node(&self, pictures: &Tensor, step: u64, culprit: String) -> Result<String> {
         let bn = BatchNormMode::Train { update: false };
-        let fwd = Fwd { grad: Grad::None, bn, want: &["logits"], step: batch.step, pass: 0 };
-        let node = self.student.non_finite_node(&nets.images(&views)?, fwd)?;
+        let fwd = Fwd { grad: Grad::None, bn, want: &["logits"], step, pass: 0 };
+        let node = self.student.non_finite_node(pictures, fwd)?;
         Ok(node.map_or(culprit.clone(), |node| format!("node `{node}`, and so {culprit},")))
     }
 
@@ -571,8 +605,17 @@ impl<'a> Trainer<'a> {
 
 fn loader(ground: &Ground, config: &Config, method: &dyn Method, start_step: u64) -> Result<Loader> {
     let flip = ground.partition.dataset.flips();
-    let options = LoaderOptions { start_step, flip, ..LoaderOptions::default() };
+    let workers = loader_threads(&ground.runtime);
+    let options = LoaderOptions { start_step, flip, workers, ..LoaderOptions::default() };
     Ok(Loader::new(ground.partition.clone(), method.draws(config.batch_size()), config.seed, options)?)
+}
+
+/// Threads that make batches: all but one where a GPU computes. On the processor they take their time from the networks, and
+/// stand still once enough batches are ready.
+fn loader_threads(runtime: &Runtime) -> usize {
+    let threads = runtime.threads();
+    let threads = if runtime.device() == Device::Cpu { threads / 2 } else { threads - 1 };
+    threads.max(1)
 }
 
 /// Least share of a batch in the running statistics: a run has to forget their start in a twentieth of its steps.
@@ -595,19 +638,19 @@ struct MeanLoss {
 impl MeanLoss {
     /// Adds a batch's; returns what is not finite, if anything.
     fn add(&mut self, loss: &Loss) -> Result<Option<String>> {
+        let values = loss.values()?;
+        let (total, parts) = (f64::from(values[0]), &values[1..]);
+        self.total += total;
         let mut culprit = None;
-        for (index, (name, part)) in loss.parts.iter().enumerate() {
-            let value = scalar(part)?;
+        for (index, ((name, _), &value)) in loss.parts.iter().zip(parts).enumerate() {
             if !value.is_finite() && culprit.is_none() {
                 culprit = Some(format!("the loss's part `{name}`"));
             }
             match self.parts.get_mut(index) {
-                Some((_, sum)) => *sum += value,
-                None => self.parts.push((name, value)),
+                Some((_, sum)) => *sum += f64::from(value),
+                None => self.parts.push((name, f64::from(value))),
             }
         }
-        let total = scalar(&loss.total)?;
-        self.total += total;
         Ok(culprit.or_else(|| (!total.is_finite()).then(|| "the loss".into())))
     }
 
@@ -615,8 +658,4 @@ impl MeanLoss {
         let mean = |sum: f64| sum / batches as f64;
         (mean(self.total), self.parts.into_iter().map(|(name, sum)| (name, mean(sum))).collect())
     }
-}
-
-fn scalar(tensor: &Tensor) -> Result<f64> {
-    Ok(f64::from(tensor.to_scalar::<f32>()?))
 }

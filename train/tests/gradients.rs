@@ -3,8 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::Tensor;
-use data::{Batch, Drawn};
+use data::{Batch, Drawn, Loaded, View};
 use engine::{BatchNormMode, Device, Fwd, Grad, Net, Runtime};
 use models::{Graph, Task};
 use train::{Method, Nets, Options, Progress, methods};
@@ -20,19 +19,22 @@ fn build(name: &str, given: &[(&str, &str)]) -> Box<dyn Method> {
 }
 
 /// Pictures by a formula that differs with draw, view and place.
-fn batch(method: &dyn Method) -> Batch {
-    let draw = |(index, draw): (usize, &data::Draw)| {
-        let bytes = draw.count * SIDE * SIDE;
-        let view = |view: usize| {
-            (0..bytes).map(|place| ((place * 31 + place / 7 * (5 + index) + view * 90) % 256) as u8).collect()
-        };
-        Drawn {
-            ids: (0..draw.count as u32).collect(),
-            labels: (0..draw.count as u32).map(|id| id % 3).collect(),
-            views: (0..draw.views.len()).map(view).collect(),
-        }
+fn loaded(method: &dyn Method) -> Loaded {
+    let draws = method.draws(LABELED);
+    let drawn = |(draw, views): (&data::Draw, Vec<View>)| Drawn {
+        ids: (0..draw.count as u32).collect(),
+        labels: (0..draw.count as u32).map(|id| id % 3).collect(),
+        views,
     };
-    Batch { step: 0, draws: method.draws(LABELED).iter().enumerate().map(draw).collect() }
+    let batch = Batch { step: 0, draws: draws.iter().zip(Batch::views(&draws)).map(drawn).collect() };
+    let value = |index, view, place| ((place * 31 + place / 7 * (5 + index) + view * 90) % 256) as u8;
+    let mut pixels = Vec::new();
+    for (index, draw) in draws.iter().enumerate() {
+        for view in 0..draw.views.len() {
+            pixels.extend((0..draw.count * SIDE * SIDE).map(|place| value(index, view, place)));
+        }
+    }
+    Loaded { batch, pixels }
 }
 
 fn graph(arch: &str, method: &dyn Method) -> Graph {
@@ -57,9 +59,10 @@ const LATE: Progress = Progress { step: 90, steps: 100, batch: 90, seed: 0 };
 
 /// Gradients of all parameters after one loss.
 fn gradients(method: &mut dyn Method, pair: &Pair) -> BTreeMap<String, Vec<f32>> {
-    let nets = Nets { student: &pair.student, average: Some(&pair.average) };
+    let Loaded { batch, pixels } = loaded(method);
+    let pictures = pair.student.images(pixels).unwrap();
+    let nets = Nets { student: &pair.student, average: Some(&pair.average), pictures: &pictures };
     pair.student.zero_grad();
-    let batch = batch(method);
     method.loss(&nets, &batch, LATE).unwrap().total.backward().unwrap();
     all_gradients(&pair.student)
 }
@@ -91,8 +94,10 @@ fn mean_teachers_statistics_come_from_the_labeled_forward_alone() {
     let alone = Net::new(graph("wrn-10-1", &*method), &Runtime::new(Device::Cpu, 1).unwrap(), 1).unwrap();
     let teacher_before = pair.average.weights().unwrap();
     gradients(&mut *method, &pair);
-    let batch = batch(&*method);
-    let images = Nets { student: &alone, average: None }.images(&[&batch.draws[0].views[0]]).unwrap();
+    let Loaded { batch, pixels } = loaded(&*method);
+    let pictures = alone.images(pixels).unwrap();
+    let nets = Nets { student: &alone, average: None, pictures: &pictures };
+    let images = nets.images(&batch.draws[0].views).unwrap();
     let bn = BatchNormMode::Train { update: true };
     alone
         .forward(&images, Fwd { grad: Grad::None, bn, want: &["logits"], step: LATE.batch, pass: 0 })
@@ -145,12 +150,22 @@ fn comatch_trains_its_embedding_which_no_saved_network_has() {
 }
 
 #[test]
-fn views_are_joined_in_order() {
+fn views_are_joined_in_the_order_that_is_asked_for() {
     let method = build("supervised", &[]);
-    let pair = pair("small-cnn-2", &*method);
-    let nets = Nets { student: &pair.student, average: None };
-    let (first, second) = (vec![1u8; SIDE * SIDE], vec![2u8; 2 * SIDE * SIDE]);
-    let images: Tensor = nets.images(&[&first, &second]).unwrap();
-    assert_eq!(images.dims(), [3, SIDE, SIDE, 1]);
-    assert_eq!(images.flatten_all().unwrap().to_vec1::<u8>().unwrap()[SIDE * SIDE..][..1], [2]);
+    let student = pair("small-cnn-2", &*method).student;
+    let pictures = student.images((0..6).flat_map(|picture| [picture; SIDE * SIDE]).collect()).unwrap();
+    let nets = Nets { student: &student, average: None, pictures: &pictures };
+    let [first, second, third] = [(0, 1), (1, 2), (3, 3)].map(|(first, count)| View { first, count });
+    let seen = |views: &[View]| -> Vec<u8> {
+        let images = nets.images(views).unwrap();
+        assert_eq!(images.dims()[1..], [SIDE, SIDE, 1]);
+        let pixels = images.flatten_all().unwrap().to_vec1::<u8>().unwrap();
+        pixels.into_iter().step_by(SIDE * SIDE).collect()
+    };
+    assert_eq!(seen(&[first, second, third]), [0, 1, 2, 3, 4, 5]);
+    assert_eq!(seen(&[second]), [1, 2]);
+    assert_eq!(seen(&[third, first]), [3, 4, 5, 0]);
+    assert_eq!(seen(&[first, third, second]), [0, 3, 4, 5, 1, 2]);
+    assert!(nets.images(&[View { first: 4, count: 3 }]).is_err(), "there are six pictures");
+    assert!(nets.images(&[]).is_err());
 }

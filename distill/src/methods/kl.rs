@@ -70,8 +70,8 @@ impl Method for Kl {
 
     fn loss(&mut self, nets: &Nets<'_>, batch: &Batch, at: Progress) -> Result<Loss> {
         let drawn = &batch.draws[0];
-        let view = &drawn.views[0];
-        let teacher = self.teachers.probabilities(view, self.objective.temperature)?;
+        let images = nets.images(&drawn.views)?;
+        let teacher = self.teachers.probabilities(&images, self.objective.temperature)?;
         let fwd = Fwd {
             grad: Grad::Params,
             bn: BatchNormMode::Train { update: true },
@@ -79,7 +79,7 @@ impl Method for Kl {
             step: at.batch,
             pass: 0,
         };
-        let outputs = nets.student.forward(&nets.images(&[view])?, fwd)?;
+        let outputs = nets.student.forward(&images, fwd)?;
         let labels: Vec<Option<u32>> = drawn.ids.iter().map(|id| self.labels.get(id).copied()).collect();
         self.objective.loss(outputs.get("logits")?, &teacher, &labels)
     }
@@ -92,7 +92,7 @@ struct Objective {
 
 impl Objective {
     fn loss(&self, student: &Tensor, teacher: &Tensor, labels: &[Option<u32>]) -> Result<Loss> {
-        let imitation = loss::kl(&teacher.detach().to_device(student.device())?, student, self.temperature)?;
+        let imitation = loss::kl(&teacher.detach(), student, self.temperature)?;
         let labeled = labels.iter().flatten().count();
         if self.ce == 0.0 || labeled == 0 {
             return Ok(Loss::new(imitation.clone(), &[("imitation", &imitation)]));

@@ -6,7 +6,8 @@ use candle_core::{CudaDevice, CudaStorage, DType, Device, Error, Layout, Result,
 
 use super::NetOp;
 use crate::cuda::{Cotangent, Executor, Floats, Given, OnGpu, Pictures, Ptr};
-use crate::home::Home;
+use crate::home::{Call, Home};
+use crate::run::Timings;
 use crate::{EngineError, Result as EngineResult};
 
 /// The home of a network on the GPU.
@@ -69,6 +70,22 @@ pub(super) fn forward(op: &NetOp, images: &CudaStorage, layout: &Layout) -> Resu
     op.forward_by(|home, call, timings| on_gpu(home)?.run_forward(call, given, Floats::Device(at), timings))
         .map_err(Error::wrap)?;
     Ok((CudaStorage::wrap_cuda_slice(joint, images.device.clone()), Shape::from(len)))
+}
+
+/// The first output of a pass that keeps nothing, as a tensor of this shape.
+pub(crate) fn answer(
+    home: &mut dyn Home,
+    call: &Call<'_>,
+    images: &CudaStorage,
+    layout: &Layout,
+    shape: Vec<usize>,
+    timings: Option<&mut Timings>,
+) -> EngineResult<Tensor> {
+    let (joint, at) = room(&images.device, call.plan.output_len)?;
+    let given = Given::Device(pictures(images, layout)?);
+    on_gpu(home)?.run_forward(call, given, Floats::Device(at), timings)?;
+    let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(joint, images.device.clone()));
+    Ok(Tensor::from_storage(storage, shape, candle_core::op::BackpropOp::none(), false))
 }
 
 /// Accumulates into the gradient of theta; returns that of the images if they need one.

@@ -62,17 +62,14 @@ pub struct CoMatch {
     lambda_u: f64,
     lambda_c: f64,
     dimensions: usize,
-    bank: Bank,
-    alignment: Alignment,
+    memories: Memories,
     pending: Vec<Pending>,
 }
 
-/// What a step adds to the memories once it has been taken.
+/// What a batch adds to the memories once its step has been taken.
 struct Pending {
     step: u64,
-    mean_guess: Vec<f32>,
-    features: Vec<f32>,
-    probabilities: Vec<f32>,
+    rows: [Tensor; 3],
 }
 
 /// The pictures' answers of one batch.
@@ -102,8 +99,11 @@ impl CoMatch {
             lambda_u: options.number("lambda-u", 0.0..=1e6)?,
             lambda_c: options.number("lambda-c", 0.0..=1e6)?,
             dimensions: options.count("dimensions", 1)?,
-            bank: Bank { batches: options.count("queue", 1)?, ..Bank::default() },
-            alignment: Alignment { window: options.count("window", 1)?, ..Alignment::default() },
+            memories: Memories {
+                features: Recent::new(options.count("queue", 1)?),
+                probabilities: Recent::new(options.count("queue", 1)?),
+                guesses: Recent::new(options.count("window", 1)?),
+            },
             pending: Vec::new(),
         })
     }
@@ -114,8 +114,8 @@ impl CoMatch {
         let loss_x = loss::cross_entropy(&views.logits_x, &labels)?;
 
         let guesses = loss::softmax(&views.logits_weak.detach())?;
-        let mean_guess: Vec<f32> = guesses.mean(0)?.to_vec1()?;
-        let aligned = self.alignment.align(&guesses, &mean_guess)?;
+        let mean_guess = guesses.mean_keepdim(0)?;
+        let aligned = self.memories.align(&guesses, &mean_guess)?;
         let features_weak = views.features_weak.detach();
         let smoothed = self.smooth(&aligned, &features_weak)?;
         let mask = loss::confident(&smoothed, self.tau)?;
@@ -127,7 +127,9 @@ impl CoMatch {
 
         let features = Tensor::cat(&[&features_weak, &views.features_x.detach()], 0)?;
         let probabilities = Tensor::cat(&[&aligned, &labels], 0)?;
-        self.remember(at, mean_guess, &features, &probabilities)?;
+        // What a skipped step left behind goes.
+        self.pending.retain(|pending| pending.step == at.step);
+        self.pending.push(Pending { step: at.step, rows: [features, probabilities, mean_guess] });
 
         let total = ((&loss_x + (&loss_u * self.lambda_u)?)? + (&loss_c * self.lambda_c)?)?;
         let confident = mask.mean_all()?;
@@ -138,28 +140,12 @@ impl CoMatch {
 
     /// q: the own guess mixed with what the bank holds for similar embeddings; the guess alone until the bank is full.
     fn smooth(&self, aligned: &Tensor, features: &Tensor) -> Result<Tensor> {
-        let Some((bank_features, bank_probabilities)) = self.bank.full(aligned.device())? else {
+        let Some((bank_features, bank_probabilities)) = self.memories.bank(aligned.device())? else {
             return Ok(aligned.clone());
         };
         let attention = loss::softmax(&loss::similarity(features, &bank_features, self.temperature)?)?;
         let remembered = attention.matmul(&bank_probabilities)?;
         Ok(((aligned * self.alpha)? + (remembered * (1.0 - self.alpha))?)?)
-    }
-
-    fn remember(
-        &mut self,
-        at: Progress,
-        mean_guess: Vec<f32>,
-        features: &Tensor,
-        guesses: &Tensor,
-    ) -> Result<()> {
-        // What a skipped step left behind goes.
-        self.pending.retain(|pending| pending.step == at.step);
-        (self.bank.dimensions, self.bank.classes) = (features.dim(1)?, guesses.dim(1)?);
-        let flat = |tensor: &Tensor| tensor.flatten_all()?.to_vec1();
-        let (features, probabilities) = (flat(features)?, flat(guesses)?);
-        self.pending.push(Pending { step: at.step, mean_guess, features, probabilities });
-        Ok(())
     }
 }
 
@@ -187,7 +173,7 @@ impl Method for CoMatch {
 
     fn loss(&mut self, nets: &Nets<'_>, batch: &Batch, at: Progress) -> Result<Loss> {
         let (x, u) = (&batch.draws[0], &batch.draws[1]);
-        let images = nets.images(&[&x.views[0], &u.views[0], &u.views[1], &u.views[2]])?;
+        let images = nets.images(&[x.views[0], u.views[0], u.views[1], u.views[2]])?;
         let fwd = Fwd {
             grad: Grad::Params,
             bn: BatchNormMode::Train { update: true },
@@ -215,101 +201,147 @@ impl Method for CoMatch {
     fn after_step(&mut self, at: Progress) -> Result<()> {
         for pending in std::mem::take(&mut self.pending).into_iter().filter(|pending| pending.step == at.step)
         {
-            self.bank.push(pending.features, pending.probabilities);
-            self.alignment.push(pending.mean_guess);
+            for ((_, memory), rows) in self.memories.by_name_mut().into_iter().zip(&pending.rows) {
+                memory.push(rows)?;
+            }
         }
         Ok(())
     }
 
     fn state(&self) -> Result<Weights> {
-        let row = |values: &Vec<f32>| Array::new([values.len()], values.clone());
         let mut state = Weights::new();
-        for (index, (features, probabilities)) in self.bank.entries.iter().enumerate() {
-            state.insert(format!("bank.{index:04}.features"), row(features));
-            state.insert(format!("bank.{index:04}.probabilities"), row(probabilities));
+        for (name, memory) in self.memories.by_name() {
+            memory.save(name, &mut state)?;
         }
-        for (index, mean_guess) in self.alignment.means.iter().enumerate() {
-            state.insert(format!("alignment.{index:04}"), row(mean_guess));
-        }
-        let shape = [self.bank.dimensions as f32, self.bank.classes as f32];
-        state.insert("bank.shape".into(), Array::new([2], shape.to_vec()));
         Ok(state)
     }
 
     fn restore(&mut self, state: &Weights) -> Result<()> {
-        let named = |prefix: &'static str, suffix: &'static str| {
-            state.iter().filter(move |(name, _)| name.starts_with(prefix) && name.ends_with(suffix))
-        };
-        let values = |(_, array): (_, &Array)| array.data.clone();
-        let features = named("bank.", ".features").map(values);
-        self.bank.entries = features.zip(named("bank.", ".probabilities").map(values)).collect();
-        self.alignment.means = named("alignment.", "").map(values).collect();
-        let missing =
-            || TrainError::setting("state of method `comatch`", "`bank.shape` of two values", "none");
-        let shape = state.get("bank.shape").filter(|shape| shape.data.len() == 2).ok_or_else(missing)?;
-        (self.bank.dimensions, self.bank.classes) = (shape.data[0] as usize, shape.data[1] as usize);
-        Ok(())
+        let mut known = 0;
+        for (name, memory) in self.memories.by_name_mut() {
+            known += memory.restore(name, state)?;
+        }
+        if known == state.len() { Ok(()) } else { Err(not_a_state(state)) }
     }
 }
 
-/// Embeddings and guesses of the last batches, oldest first.
-#[derive(Default)]
-struct Bank {
-    batches: usize,
-    dimensions: usize,
-    classes: usize,
-    entries: VecDeque<(Vec<f32>, Vec<f32>)>,
+fn not_a_state(state: &Weights) -> TrainError {
+    let found: Vec<&str> = state.keys().map(String::as_str).collect();
+    let expected = "rows and sizes of each of its memories";
+    TrainError::setting("state of method `comatch`", expected, found.join(", "))
 }
 
-impl Bank {
-    fn push(&mut self, features: Vec<f32>, probabilities: Vec<f32>) {
-        self.entries.push_back((features, probabilities));
-        while self.entries.len() > self.batches {
-            self.entries.pop_front();
+/// What the last batches have left.
+struct Memories {
+    /// Embeddings of all pictures but the augmented ones.
+    features: Recent,
+    /// Their aligned guesses or labels.
+    probabilities: Recent,
+    /// The mean guess of each batch.
+    guesses: Recent,
+}
+
+impl Memories {
+    /// In the order of [`Pending::rows`].
+    fn by_name(&self) -> [(&'static str, &Recent); 3] {
+        let Self { features, probabilities, guesses } = self;
+        [("bank.features", features), ("bank.probabilities", probabilities), ("alignment", guesses)]
+    }
+
+    fn by_name_mut(&mut self) -> [(&'static str, &mut Recent); 3] {
+        let Self { features, probabilities, guesses } = self;
+        [("bank.features", features), ("bank.probabilities", probabilities), ("alignment", guesses)]
+    }
+
+    /// `[k, dimensions]` and `[k, classes]` once as many batches as the bank holds have been seen.
+    fn bank(&self, device: &Device) -> Result<Option<(Tensor, Tensor)>> {
+        match (self.features.full(device)?, self.probabilities.full(device)?) {
+            (Some(features), Some(probabilities)) => Ok(Some((features, probabilities))),
+            _ => Ok(None),
         }
     }
 
-    /// `[k, dimensions]` and `[k, classes]` once as many batches as it holds have been seen.
-    fn full(&self, device: &Device) -> Result<Option<(Tensor, Tensor)>> {
-        if self.entries.len() < self.batches {
-            return Ok(None);
-        }
-        let rows = |values: Vec<f32>, width: usize| {
-            let count = values.len() / width.max(1);
-            Tensor::from_vec(values, (count, width), device)
-        };
-        let features = self.entries.iter().flat_map(|(features, _)| features).copied().collect();
-        let probabilities =
-            self.entries.iter().flat_map(|(_, probabilities)| probabilities).copied().collect();
-        Ok(Some((rows(features, self.dimensions)?, rows(probabilities, self.classes)?)))
-    }
-}
-
-/// Distribution alignment (ReMixMatch's, without labels' own distribution: the classes count as balanced).
-#[derive(Default)]
-struct Alignment {
-    window: usize,
-    means: VecDeque<Vec<f32>>,
-}
-
-impl Alignment {
-    /// `guesses / mean guess of the window, this batch among it`, rows summing to one.
-    fn align(&self, guesses: &Tensor, mean_guess: &[f32]) -> Result<Tensor> {
-        let mut average = mean_guess.to_vec();
-        let kept = self.means.len().min(self.window - 1);
-        for mean in self.means.iter().rev().take(kept) {
-            average.iter_mut().zip(mean).for_each(|(sum, value)| *sum += value);
-        }
-        average.iter_mut().for_each(|sum| *sum = (*sum / (kept + 1) as f32).max(1e-8));
-        let average = Tensor::from_vec(average, (1, mean_guess.len()), guesses.device())?;
+    /// Distribution alignment (ReMixMatch's, without labels' own distribution: the classes count as balanced): `guesses /
+    /// mean guess of the window, this batch among it`, rows summing to one.
+    fn align(&self, guesses: &Tensor, mean_guess: &Tensor) -> Result<Tensor> {
+        let average = self.guesses.with(mean_guess)?.mean_keepdim(0)?.maximum(1e-8)?;
         Ok(loss::normalize_rows(&guesses.broadcast_div(&average)?)?)
     }
+}
 
-    fn push(&mut self, mean_guess: Vec<f32>) {
-        self.means.push_back(mean_guess);
-        while self.means.len() > self.window {
-            self.means.pop_front();
+/// Rows of the last batches, oldest first. They stay where the networks are.
+struct Recent {
+    batches: usize,
+    /// Rows of each batch.
+    sizes: VecDeque<usize>,
+    /// `[rows, width]`.
+    rows: Option<Tensor>,
+}
+
+impl Recent {
+    fn new(batches: usize) -> Self {
+        Self { batches, sizes: VecDeque::new(), rows: None }
+    }
+
+    /// The rows of the last `batches`, `newest` among them.
+    fn with(&self, newest: &Tensor) -> Result<Tensor> {
+        let dropped = (self.sizes.len() + 1).saturating_sub(self.batches);
+        let dropped: usize = self.sizes.iter().take(dropped).sum();
+        let kept = self.sizes.iter().sum::<usize>() - dropped;
+        match &self.rows {
+            Some(rows) if kept > 0 => {
+                let kept = rows.narrow(0, dropped, kept)?.to_device(newest.device())?;
+                Ok(Tensor::cat(&[&kept, newest], 0)?)
+            }
+            _ => Ok(newest.clone()),
         }
+    }
+
+    fn push(&mut self, newest: &Tensor) -> Result<()> {
+        self.rows = Some(self.with(newest)?);
+        self.sizes.push_back(newest.dim(0)?);
+        while self.sizes.len() > self.batches {
+            self.sizes.pop_front();
+        }
+        Ok(())
+    }
+
+    /// All rows, once they are those of `batches` batches.
+    fn full(&self, device: &Device) -> Result<Option<Tensor>> {
+        match &self.rows {
+            Some(rows) if self.sizes.len() == self.batches => Ok(Some(rows.to_device(device)?)),
+            _ => Ok(None),
+        }
+    }
+
+    fn save(&self, name: &str, state: &mut Weights) -> Result<()> {
+        let Some(rows) = &self.rows else { return Ok(()) };
+        let shape = [rows.dim(0)?, rows.dim(1)?];
+        state.insert(format!("{name}.rows"), Array::new(shape, rows.flatten_all()?.to_vec1()?));
+        let sizes = self.sizes.iter().map(|&size| size as f32).collect();
+        state.insert(format!("{name}.sizes"), Array::new([self.sizes.len()], sizes));
+        Ok(())
+    }
+
+    /// Takes back what [`Recent::save`] has put there; how many arrays that were.
+    fn restore(&mut self, name: &str, state: &Weights) -> Result<usize> {
+        let array = |part: &str| state.get(&format!("{name}.{part}"));
+        let (rows, sizes) = match (array("rows"), array("sizes")) {
+            (Some(rows), Some(sizes)) => (rows, sizes),
+            (None, None) => {
+                *self = Self::new(self.batches);
+                return Ok(0);
+            }
+            _ => return Err(not_a_state(state)),
+        };
+        let sizes: VecDeque<usize> = sizes.data.iter().map(|&size| size as usize).collect();
+        let fits = rows.shape.len() == 2 && rows.shape[0] == sizes.iter().sum::<usize>();
+        if !fits || sizes.len() > self.batches {
+            return Err(not_a_state(state));
+        }
+        self.rows = Some(Tensor::from_slice(&rows.data, &rows.shape[..], &Device::Cpu)?);
+        self.sizes = sizes;
+        Ok(2)
     }
 }
 
@@ -365,11 +397,11 @@ mod tests {
             Options::parse("comatch", ENTRY.options, &BTreeMap::from([("queue".into(), "1".into())]))
                 .unwrap();
         let mut method = CoMatch::new(&options).unwrap();
-        (method.bank.dimensions, method.bank.classes) = (2, 2);
         let bank = loss::unit_rows(&constant(&[[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [-1.0, 0.5]])).unwrap();
-        let probabilities = vec![0.9, 0.1, 0.2, 0.8, 0.5, 0.5, 0.1, 0.9];
-        method.bank.push(bank.flatten_all().unwrap().to_vec1().unwrap(), probabilities);
-        method.alignment.push(vec![0.6, 0.4]);
+        method.memories.features.push(&bank).unwrap();
+        let probabilities = constant(&[[0.9, 0.1], [0.2, 0.8], [0.5, 0.5], [0.1, 0.9]]);
+        method.memories.probabilities.push(&probabilities).unwrap();
+        method.memories.guesses.push(&constant(&[[0.6, 0.4]])).unwrap();
         method
     }
 
@@ -409,13 +441,18 @@ mod tests {
         method.objective(&views(&inputs()), AT).unwrap();
         assert_eq!(method.state().unwrap(), before);
         method.after_step(AT).unwrap();
-        let (features, probabilities) = method.bank.entries.back().unwrap();
-        assert_eq!(features.len(), 5 * 2, "three unlabeled and two labeled embeddings");
+        let (features, probabilities) = method.memories.bank(&Device::Cpu).unwrap().unwrap();
+        assert_eq!(features.dims(), [5, 2], "three unlabeled and two labeled embeddings");
+        let probabilities: Vec<f32> = probabilities.flatten_all().unwrap().to_vec1().unwrap();
         close(&probabilities[..2], &[0.969_714_8, 0.030_285_19]);
         close(&probabilities[6..], &[1.0, 0.0, 0.0, 1.0]);
         method.objective(&views(&inputs()), AT).unwrap();
         method.after_step(Progress { step: 4, ..AT }).unwrap();
-        assert_eq!(method.alignment.means.len(), 2, "a step that was skipped must leave nothing behind");
+        assert_eq!(
+            method.memories.guesses.sizes,
+            [1, 1],
+            "a step that was skipped must leave nothing behind"
+        );
     }
 
     #[test]
@@ -435,9 +472,40 @@ mod tests {
     #[test]
     fn guesses_are_not_smoothed_before_the_bank_is_full() {
         let mut method = method();
-        method.bank.batches = 2;
+        method.memories.features.batches = 2;
         let aligned = constant(&[[0.3, 0.7]]);
         let smoothed = method.smooth(&aligned, &constant(&[[1.0, 0.0]])).unwrap();
         assert_eq!(smoothed.to_vec2::<f32>().unwrap(), aligned.to_vec2::<f32>().unwrap());
+    }
+
+    #[test]
+    fn recent_rows_are_those_of_the_last_batches_oldest_first() {
+        let mut recent = Recent::new(2);
+        let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for (batch, (seen, full)) in [
+            (constant(&[[1.0], [2.0]]), (vec![1.0, 2.0], false)),
+            (constant(&[[3.0]]), (vec![1.0, 2.0, 3.0], true)),
+            (constant(&[[4.0], [5.0]]), (vec![3.0, 4.0, 5.0], true)),
+            (constant(&[[6.0]]), (vec![4.0, 5.0, 6.0], true)),
+        ] {
+            assert_eq!(values(&recent.with(&batch).unwrap()), seen);
+            recent.push(&batch).unwrap();
+            assert_eq!(recent.full(&Device::Cpu).unwrap().is_some(), full);
+        }
+        let mut one = Recent::new(1);
+        one.push(&constant(&[[1.0]])).unwrap();
+        assert_eq!(values(&one.with(&constant(&[[2.0]])).unwrap()), [2.0]);
+    }
+
+    #[test]
+    fn a_state_of_another_kind_is_refused() {
+        let mut state = method().state().unwrap();
+        assert_eq!(state.len(), 6);
+        state.insert("bank.0000.features".into(), Array::new([1], vec![0.0]));
+        let error = method().restore(&state).unwrap_err().to_string();
+        assert!(error.contains("bank.0000.features"), "{error}");
+        state.remove("bank.0000.features");
+        state.remove("bank.features.sizes");
+        assert!(method().restore(&state).is_err());
     }
 }

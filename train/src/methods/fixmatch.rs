@@ -87,7 +87,7 @@ impl Method for FixMatch {
 
     fn loss(&mut self, nets: &Nets<'_>, batch: &Batch, at: Progress) -> Result<Loss> {
         let (x, u) = (&batch.draws[0], &batch.draws[1]);
-        let images = nets.images(&[&x.views[0], &u.views[0], &u.views[1]])?;
+        let images = nets.images(&[x.views[0], u.views[0], u.views[1]])?;
         let fwd = Fwd {
             grad: Grad::Params,
             bn: BatchNormMode::Train { update: true },

@@ -122,9 +122,9 @@ impl Method for MeanTeacher {
             pass,
         };
 
-        let labeled = nets.student.forward(&nets.images(&[&x.views[0]])?, pass(0, Grad::Params, true))?;
-        let seen = nets.student.forward(&nets.images(&[&u.views[0]])?, pass(1, Grad::Params, false))?;
-        let taught = nets.teacher()?.forward(&nets.images(&[&u.views[1]])?, pass(2, Grad::None, false))?;
+        let labeled = nets.student.forward(&nets.images(&x.views)?, pass(0, Grad::Params, true))?;
+        let seen = nets.student.forward(&nets.images(&u.views[..1])?, pass(1, Grad::Params, false))?;
+        let taught = nets.teacher()?.forward(&nets.images(&u.views[1..])?, pass(2, Grad::None, false))?;
 
         let targets = loss::one_hot(&x.labels, nets.classes()?, labeled.get("logits")?.device())?;
         let loss_x = loss::cross_entropy(labeled.get("logits")?, &targets)?;

@@ -13,7 +13,7 @@ pub mod supervised;
 mod tests_of_gradients;
 
 use candle_core::Tensor;
-use data::{Batch, Draw};
+use data::{Batch, Draw, View};
 use engine::Net;
 use models::{Graph, GraphError, Weights};
 
@@ -95,21 +95,29 @@ impl Progress {
     }
 }
 
-/// The networks of a run.
+/// The networks of a run, and the pictures of a step.
 pub struct Nets<'a> {
     /// The one that learns.
     pub student: &'a Net,
     /// Its exponential moving average, where the run keeps one.
     pub average: Option<&'a Net>,
+    /// Every view of every draw, `[n, height, width, channels]`, `u8`, where the networks take them; see [`Nets::images`].
+    pub pictures: &'a Tensor,
 }
 
 impl<'a> Nets<'a> {
-    /// Views of equal picture size, one after the other, as images for a forward: `[n, height, width, channels]`, `u8`.
+    /// Views of the batch, one after the other, as images for a forward: `[n, height, width, channels]`, `u8`. Views that
+    /// lie so already are not copied.
     ///
     /// # Errors
-    /// If a view's length is no whole number of pictures.
-    pub fn images(&self, views: &[&[u8]]) -> Result<Tensor> {
-        Ok(self.student.images(views.concat())?)
+    /// If a view is not one of this batch.
+    pub fn images(&self, views: &[View]) -> Result<Tensor> {
+        let part = |run: View| self.pictures.narrow(0, run.first, run.count);
+        let parts = runs(views).into_iter().map(part).collect::<Result<Vec<_>, _>>()?;
+        match &parts[..] {
+            [part] => Ok(part.clone()),
+            parts => Ok(Tensor::cat(parts, 0)?),
+        }
     }
 
     /// Number of classes.
@@ -132,6 +140,18 @@ impl<'a> Nets<'a> {
     }
 }
 
+/// The views with neighbors joined.
+fn runs(views: &[View]) -> Vec<View> {
+    let mut runs: Vec<View> = Vec::new();
+    for view in views {
+        match runs.last_mut() {
+            Some(last) if last.first + last.count == view.first => last.count += view.count,
+            _ => runs.push(*view),
+        }
+    }
+    runs
+}
+
 /// What a step minimizes.
 #[derive(Debug)]
 pub struct Loss {
@@ -145,6 +165,16 @@ impl Loss {
     /// A loss of several parts; they are detached here.
     pub fn new(total: Tensor, parts: &[(&'static str, &Tensor)]) -> Self {
         Self { total, parts: parts.iter().map(|(name, part)| (*name, part.detach())).collect() }
+    }
+
+    /// The total and the parts, read from the device at once.
+    ///
+    /// # Errors
+    /// candle's, and of a part that is no scalar.
+    pub(crate) fn values(&self) -> Result<Vec<f32>> {
+        let total = self.total.detach();
+        let all: Vec<&Tensor> = [&total].into_iter().chain(self.parts.iter().map(|(_, part)| part)).collect();
+        Ok(Tensor::stack(&all, 0)?.to_vec1()?)
     }
 }
 

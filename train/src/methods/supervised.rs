@@ -53,7 +53,7 @@ impl Method for Supervised {
 
     fn loss(&mut self, nets: &Nets<'_>, batch: &Batch, at: Progress) -> Result<Loss> {
         let labeled = &batch.draws[0];
-        let images = nets.images(&[&labeled.views[0]])?;
+        let images = nets.images(&labeled.views)?;
         let fwd = Fwd {
             grad: Grad::Params,
             bn: BatchNormMode::Train { update: true },
