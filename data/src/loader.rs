@@ -189,21 +189,18 @@ struct Maker {
 impl Maker {
     fn loaded(&mut self, plan: &Plan, step: u64) -> Loaded {
         let mut pixels = vec![0; plan.pictures * plan.partition.dataset.shape.bytes()];
-        let mut rest = &mut pixels[..];
-        let draws = (0..plan.draws.len()).map(|draw| self.drawn(plan, draw, step, &mut rest)).collect();
+        let draws = (0..plan.draws.len()).map(|draw| self.drawn(plan, draw, step, &mut pixels)).collect();
         Loaded { batch: Batch { step, draws }, pixels }
     }
 
-    /// One draw's pictures, its views written to the front of `rest`, which is what lies behind them then.
-    fn drawn(&mut self, plan: &Plan, index: usize, step: u64, rest: &mut &mut [u8]) -> Drawn {
+    /// One draw's pictures, its views written to their places among the step's pixels.
+    fn drawn(&mut self, plan: &Plan, index: usize, step: u64, pixels: &mut [u8]) -> Drawn {
         let places = self.places(plan, index, step);
         let ids: Vec<u32> = places.iter().map(|&(_, id)| id).collect();
-        let views = plan.views[index].clone();
-        for view in 0..views.len() {
-            let bytes = places.len() * plan.partition.dataset.shape.bytes();
-            let (pixels, behind) = std::mem::take(rest).split_at_mut(bytes);
-            self.write_view(plan, index, view, &places, pixels);
-            *rest = behind;
+        let (views, picture) = (plan.views[index].clone(), plan.partition.dataset.shape.bytes());
+        for (number, view) in views.iter().enumerate() {
+            let pixels = &mut pixels[view.first * picture..][..view.count * picture];
+            self.write_view(plan, index, number, &places, pixels);
         }
         Drawn { labels: labels(&plan.partition, plan.draws[index].part, &ids), ids, views }
     }
@@ -451,8 +448,8 @@ mod tests {
 
     #[test]
     fn labels_are_shown_for_the_labeled_part_alone() {
-        for batch in steps(LoaderOptions::default(), 5) {
-            let [labeled, unlabeled] = &batch.batch.draws[..] else { panic!("two draws") };
+        for Loaded { batch, .. } in steps(LoaderOptions::default(), 5) {
+            let [labeled, unlabeled] = &batch.draws[..] else { panic!("two draws") };
             assert!(labeled.ids.iter().zip(&labeled.labels).all(|(id, label)| id % 2 == *label));
             assert!(unlabeled.labels.iter().all(|&label| label == Drawn::NO_LABEL));
             assert!(labeled.ids.iter().all(|id| !unlabeled.ids.contains(id)));

@@ -64,7 +64,7 @@ impl Teachers {
         mean.ok_or_else(|| train::TrainError::setting("teacher", "at least one", "none"))
     }
 
-    /// The same at temperature 1 for pixels of the host, which may be those of several pictures.
+    /// The same at temperature 1 for pixels of the host.
     ///
     /// # Errors
     /// The engine's.
