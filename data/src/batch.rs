@@ -59,6 +59,13 @@ pub struct View {
     pub count: usize,
 }
 
+impl Draw {
+    /// Pictures of all its views.
+    pub fn pictures(&self) -> usize {
+        self.count * self.views.len()
+    }
+}
+
 impl Part {
     /// Its name in messages.
     pub fn name(self) -> &'static str {

@@ -127,8 +127,6 @@ struct Plan {
     walks: Vec<Walk>,
     /// By draw.
     views: Vec<Vec<View>>,
-    /// Pictures of a step, all views of them.
-    pictures: usize,
     seed: u64,
     flip: bool,
 }
@@ -154,8 +152,7 @@ impl Plan {
             walks.push(Walk { pool: pool(&partition, draw.part)?, names });
         }
         let views = Batch::views(&draws);
-        let pictures = views.iter().flatten().map(|view| view.count).sum();
-        Ok(Self { partition, draws, walks, views, pictures, seed, flip })
+        Ok(Self { partition, draws, walks, views, seed, flip })
     }
 }
 
@@ -188,7 +185,8 @@ struct Maker {
 
 impl Maker {
     fn loaded(&mut self, plan: &Plan, step: u64) -> Loaded {
-        let mut pixels = vec![0; plan.pictures * plan.partition.dataset.shape.bytes()];
+        let pictures: usize = plan.draws.iter().map(Draw::pictures).sum();
+        let mut pixels = vec![0; pictures * plan.partition.dataset.shape.bytes()];
         let draws = (0..plan.draws.len()).map(|draw| self.drawn(plan, draw, step, &mut pixels)).collect();
         Loaded { batch: Batch { step, draws }, pixels }
     }

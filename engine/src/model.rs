@@ -187,21 +187,21 @@ impl Model {
     /// As [`Model::run`], and if there is no such output.
     pub fn run_output(&mut self, images: Images<'_>, output: &str) -> Result<&[f32]> {
         let node = self.graph().output(output)?;
-        self.run_node(images, node)?;
+        let plan = self.plan(images.count(self.graph())?, node);
+        self.run_plan(&plan, images)?;
         Ok(self.in_torch_order(node))
     }
 
-    /// Leaves the values of an output in `result`, as the engine has them.
-    fn run_node(&mut self, images: Images<'_>, node: NodeId) -> Result<()> {
-        let plan = self.plan(images.count(self.graph())?, node);
+    /// Leaves the values of a plan's output in `result`, as the engine has them.
+    fn run_plan(&mut self, plan: &Arc<Plan>, images: Images<'_>) -> Result<()> {
         let mut result = std::mem::take(&mut self.result);
         result.resize(plan.output_len, 0.0);
         let packed = Arc::clone(&self.packed);
         let ran = match packed.device() {
             Some(mut home) => self
-                .run_on(&plan, |call, timings| home.forward(call, images, &mut result, timings).map(|_| ())),
+                .run_on(plan, |call, timings| home.forward(call, images, &mut result, timings).map(|_| ())),
             None => {
-                self.run_here(&plan, images, &mut result);
+                self.run_here(plan, images, &mut result);
                 Ok(())
             }
         };

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
-use data::{Batch, Loaded, Loader, LoaderOptions, Selection};
+use data::{Batch, Draw, Loaded, Loader, LoaderOptions, Selection};
 use engine::{BatchNormMode, Device, Fwd, Grad, Model, Net, Runtime, Step};
 use models::{Graph, Weights};
 
@@ -161,7 +161,7 @@ impl<'a> Trainer<'a> {
         }
         let average = if config.ema.is_some_and(|decay| decay > 0.0) { Some(net()?) } else { None };
         let draws = method.draws(config.batch_size());
-        let pictures = draws.iter().map(|draw| draw.count * draw.views.len()).sum::<usize>() as u64;
+        let pictures = draws.iter().map(Draw::pictures).sum::<usize>() as u64;
         Ok(Self {
             ground,
             config,

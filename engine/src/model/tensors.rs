@@ -22,7 +22,7 @@ impl Model {
         let own = self.packed.structure.runtime.tensors();
         match &*storage {
             Storage::Cpu(storage) => {
-                self.run_node(pixels(storage, layout)?, node)?;
+                self.run_plan(&plan, pixels(storage, layout)?)?;
                 Ok(Tensor::from_slice(&self.result, shape, &Device::Cpu)?)
             }
             #[cfg(feature = "cuda")]

@@ -59,8 +59,12 @@ pub(super) fn upload(gpu: &Executor, place: &Device, bytes: &[u8], shape: Shape)
     let at = Ptr(slice.device_ptr(&device.cuda_stream()).0);
     // SAFETY: the block is as long.
     unsafe { gpu.stage(bytes, at) }.map_err(Error::wrap)?;
-    let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(slice, device.clone()));
-    Ok(Tensor::from_storage(storage, shape, candle_core::op::BackpropOp::none(), false))
+    Ok(tensor(CudaStorage::wrap_cuda_slice(slice, device.clone()), shape))
+}
+
+/// A tensor that no operation has made.
+fn tensor(storage: CudaStorage, shape: impl Into<Shape>) -> Tensor {
+    Tensor::from_storage(Storage::Cuda(storage), shape, candle_core::op::BackpropOp::none(), false)
 }
 
 pub(super) fn forward(op: &NetOp, images: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
@@ -84,8 +88,7 @@ pub(crate) fn answer(
     let (joint, at) = room(&images.device, call.plan.output_len)?;
     let given = Given::Device(pictures(images, layout)?);
     on_gpu(home)?.run_forward(call, given, Floats::Device(at), timings)?;
-    let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(joint, images.device.clone()));
-    Ok(Tensor::from_storage(storage, shape, candle_core::op::BackpropOp::none(), false))
+    Ok(tensor(CudaStorage::wrap_cuda_slice(joint, images.device.clone()), shape))
 }
 
 /// Accumulates into the gradient of theta; returns that of the images if they need one.
@@ -104,7 +107,5 @@ pub(super) fn backward(op: &NetOp, images: &Tensor, gradient: &Tensor) -> Result
     })
     .map_err(Error::wrap)?;
     let Some((slice, _)) = of_images else { return Ok(None) };
-    let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(slice, storage.device.clone()));
-    let none = candle_core::op::BackpropOp::none();
-    Ok(Some(Tensor::from_storage(storage, images.shape(), none, false)))
+    Ok(Some(tensor(CudaStorage::wrap_cuda_slice(slice, storage.device.clone()), images.shape())))
 }

@@ -69,7 +69,9 @@ pub struct CoMatch {
 /// What a batch adds to the memories once its step has been taken.
 struct Pending {
     step: u64,
-    rows: [Tensor; 3],
+    features: Tensor,
+    probabilities: Tensor,
+    mean_guess: Tensor,
 }
 
 /// The pictures' answers of one batch.
@@ -129,7 +131,7 @@ impl CoMatch {
         let probabilities = Tensor::cat(&[&aligned, &labels], 0)?;
         // What a skipped step left behind goes.
         self.pending.retain(|pending| pending.step == at.step);
-        self.pending.push(Pending { step: at.step, rows: [features, probabilities, mean_guess] });
+        self.pending.push(Pending { step: at.step, features, probabilities, mean_guess });
 
         let total = ((&loss_x + (&loss_u * self.lambda_u)?)? + (&loss_c * self.lambda_c)?)?;
         let confident = mask.mean_all()?;
@@ -201,9 +203,7 @@ impl Method for CoMatch {
     fn after_step(&mut self, at: Progress) -> Result<()> {
         for pending in std::mem::take(&mut self.pending).into_iter().filter(|pending| pending.step == at.step)
         {
-            for ((_, memory), rows) in self.memories.by_name_mut().into_iter().zip(&pending.rows) {
-                memory.push(rows)?;
-            }
+            self.memories.push(&pending)?;
         }
         Ok(())
     }
@@ -242,7 +242,12 @@ struct Memories {
 }
 
 impl Memories {
-    /// In the order of [`Pending::rows`].
+    fn push(&mut self, pending: &Pending) -> Result<()> {
+        self.features.push(&pending.features)?;
+        self.probabilities.push(&pending.probabilities)?;
+        self.guesses.push(&pending.mean_guess)
+    }
+
     fn by_name(&self) -> [(&'static str, &Recent); 3] {
         let Self { features, probabilities, guesses } = self;
         [("bank.features", features), ("bank.probabilities", probabilities), ("alignment", guesses)]
